@@ -1,0 +1,338 @@
+package api
+
+import "time"
+
+// HostSpec connects a hypervisor.
+type HostSpec struct {
+	Name string `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-zA-Z0-9][a-zA-Z0-9._-]*$" doc:"Name by which groups refer to the host"`
+	// URI never holds a secret: keys are named by file (keyfile=, known_hosts=).
+	URI string `json:"uri" minLength:"1" maxLength:"1024" doc:"Where the host is" example:"qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts"`
+	// MaxJobs bounds how many copies run on this host at once.
+	MaxJobs int `json:"maxJobs,omitempty" minimum:"0" maximum:"64" doc:"Copies at once on this host; 0 means 4"`
+}
+
+// Host is a connected hypervisor endpoint.
+type Host struct {
+	HostSpec
+	ID           string       `json:"id"`
+	Identity     string       `json:"identity" doc:"The same however the host is reached"`
+	Product      string       `json:"product"`
+	Version      string       `json:"version"`
+	Connected    bool         `json:"connected"`
+	Problem      string       `json:"problem,omitempty" doc:"Why it is not connected"`
+	Capabilities Capabilities `json:"capabilities"`
+}
+
+// Capabilities of a host, as its driver found them.
+type Capabilities struct {
+	Source         bool     `json:"source"`
+	Target         bool     `json:"target"`
+	ChangeTracking bool     `json:"changeTracking"`
+	Quiesce        bool     `json:"quiesce"`
+	GroupMoment    bool     `json:"groupMoment"`
+	Isolation      bool     `json:"isolation"`
+	Guest          bool     `json:"guest"`
+	Missing        []string `json:"missing,omitempty" doc:"Why something is missing"`
+}
+
+// Inventory is what a host shows now.
+type Inventory struct {
+	Machines []Machine `json:"machines"`
+	Networks []Network `json:"networks"`
+	Storage  []Storage `json:"storage"`
+}
+
+// Machine is a VM of a host.
+type Machine struct {
+	ID         string   `json:"id"`
+	Name       string   `json:"name"`
+	State      string   `json:"state" enum:"off,running,paused"`
+	CPUs       int      `json:"cpus"`
+	Memory     int64    `json:"memory"`
+	Firmware   string   `json:"firmware"`
+	Disks      []Disk   `json:"disks"`
+	NICs       []NIC    `json:"nics"`
+	Protected  string   `json:"protected,omitempty" doc:"Group that protects it"`
+	Replica    bool     `json:"replica,omitempty" doc:"Made by an appliance as a replica"`
+	GuestAgent bool     `json:"guestAgent,omitempty"`
+	Warnings   []string `json:"warnings,omitempty"`
+}
+
+// Disk of a machine.
+type Disk struct {
+	ID       string `json:"id"`
+	Size     int64  `json:"size"`
+	Bus      string `json:"bus"`
+	Format   string `json:"format"`
+	Path     string `json:"path,omitempty"`
+	Excluded string `json:"excluded,omitempty" doc:"Why it cannot be protected"`
+}
+
+// NIC of a machine.
+type NIC struct {
+	MAC     string `json:"mac"`
+	Model   string `json:"model"`
+	Network string `json:"network"`
+}
+
+// Network of a host.
+type Network struct {
+	Name     string `json:"name"`
+	Kind     string `json:"kind"`
+	Isolated bool   `json:"isolated"`
+}
+
+// Storage of a host.
+type Storage struct {
+	Name    string `json:"name"`
+	Path    string `json:"path"`
+	Free    int64  `json:"free"`
+	Total   int64  `json:"total"`
+	Default bool   `json:"default,omitempty"`
+}
+
+// DoctorReport says what works on a host.
+type DoctorReport struct {
+	Host   string        `json:"host"`
+	Checks []DoctorCheck `json:"checks"`
+}
+
+// DoctorCheck is one check of the conformance suite.
+type DoctorCheck struct {
+	Name    string `json:"name"`
+	Result  string `json:"result" enum:"passed,failed,skipped"`
+	Message string `json:"message,omitempty"`
+}
+
+// GroupSpec orders protection.
+type GroupSpec struct {
+	Name       string         `json:"name" minLength:"1" maxLength:"40" pattern:"^[a-zA-Z0-9][a-zA-Z0-9._-]*$"`
+	SourceHost string         `json:"sourceHost" doc:"Host name or id"`
+	TargetHost string         `json:"targetHost" doc:"Host name or id; another host than the source"`
+	Storage    string         `json:"storage,omitempty" doc:"Storage of the target for the replicas; empty means its default"`
+	Machines   []GroupMachine `json:"machines" minItems:"1" maxItems:"100"`
+	Policy     Policy         `json:"policy"`
+	Networks   []NetworkMap   `json:"networks,omitempty" doc:"Source network to target network; unmapped ones keep their name"`
+}
+
+// GroupMachine is a member and the wishes for its replica. Members start in the order of the list.
+type GroupMachine struct {
+	VM string `json:"vm" minLength:"1" doc:"Machine id or name at the source"`
+	// ReplicaName defaults to the machine's name.
+	ReplicaName string  `json:"replicaName,omitempty" maxLength:"63"`
+	CPUs        int     `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"0 means as the source"`
+	Memory      int64   `json:"memory,omitempty" minimum:"0" doc:"Bytes; 0 means as the source"`
+	Checks      []Check `json:"checks,omitempty" doc:"What must answer before a start counts as passed"`
+}
+
+// Check is a boot check. "running" is always made.
+type Check struct {
+	Kind string `json:"kind" enum:"agent,tcp,http"`
+	// Address is "ip:port" for tcp, a URL with an IP address for http.
+	Address string `json:"address,omitempty"`
+	// From is the address that a test asks from inside the isolated network; default: the last-but-one of the guest's /24.
+	From           string `json:"from,omitempty" example:"192.0.2.253/24"`
+	Contains       string `json:"contains,omitempty" doc:"Text that the HTTP answer must contain"`
+	TimeoutSeconds int    `json:"timeoutSeconds,omitempty" minimum:"0" maximum:"3600" doc:"0 means 300"`
+}
+
+// NetworkMap maps a source network to a target network.
+type NetworkMap struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// Policy says how a group is protected.
+type Policy struct {
+	RPOSeconds  int             `json:"rpoSeconds" minimum:"5" maximum:"604800" doc:"How old the newest point may become"`
+	Retention   []RetentionTier `json:"retention,omitempty" doc:"Empty means the newest 24 points"`
+	Consistency string          `json:"consistency,omitempty" enum:"crash,application" doc:"application asks the guest to quiesce"`
+	// GroupMoment asks for one moment over all machines, at the price of holding them still for an instant.
+	GroupMoment bool `json:"groupMoment,omitempty"`
+	// VerifyCycles reads both sides in full in every cycle and compares before the commit.
+	VerifyCycles bool `json:"verifyCycles,omitempty"`
+	// BandwidthMbit bounds the copies of this group; 0 means no bound.
+	BandwidthMbit int `json:"bandwidthMbit,omitempty" minimum:"0" maximum:"1000000"`
+}
+
+// RetentionTier keeps one point for each interval, for a time. The newest point is always kept.
+type RetentionTier struct {
+	EverySeconds int `json:"everySeconds" minimum:"0" doc:"0 keeps every point"`
+	ForSeconds   int `json:"forSeconds" minimum:"0" doc:"0 bounds by count only"`
+	Count        int `json:"count,omitempty" minimum:"0" doc:"0 bounds by time only"`
+}
+
+// GroupState is where a group stands.
+type GroupState string
+
+// The states of a group. Transitions: appliance/protection.
+const (
+	StateMirroring   GroupState = "mirroring"    // no complete point in this direction yet
+	StateProtected   GroupState = "protected"    // cycles run
+	StateFailingOver GroupState = "failing-over" // an order works on it
+	StateFailedOver  GroupState = "failed-over"  // replicas run; commit or roll back
+	StateCommitted   GroupState = "committed"    // replicas are production; reprotect or fail back
+	StateRollingBack GroupState = "rolling-back"
+	StateReversing   GroupState = "reversing" // reprotect is at work: roles are being swapped
+	StateFailingBack GroupState = "failing-back"
+	StateRemoving    GroupState = "removing"
+)
+
+// Group is a protection group.
+type Group struct {
+	GroupSpec
+	ID       string     `json:"id"`
+	Revision int64      `json:"revision" doc:"For If-Match"`
+	State    GroupState `json:"state"`
+	// Reversed: the roles are swapped; production runs on the target host.
+	Reversed bool          `json:"reversed"`
+	Paused   bool          `json:"paused"`
+	Members  []GroupMember `json:"members"`
+	RPO      RPOStatus     `json:"rpo"`
+	Points   int           `json:"points"`
+	Test     *TestReport   `json:"test,omitempty" doc:"The running test, or the last one"`
+	Job      string        `json:"job,omitempty" doc:"Job that works on the group now"`
+	Problem  string        `json:"problem,omitempty" doc:"Why the last cycle or order failed"`
+	Hint     string        `json:"hint,omitempty" doc:"What to do about it"`
+	Created  time.Time     `json:"created"`
+}
+
+// GroupMember is a machine of the group with both its sides.
+type GroupMember struct {
+	Name      string `json:"name"`
+	SourceVM  string `json:"sourceVM" doc:"Machine id on the source host"`
+	TargetVM  string `json:"targetVM,omitempty" doc:"Machine id on the target host"`
+	ReplicaID string `json:"replicaId"`
+	Problem   string `json:"problem,omitempty"`
+}
+
+// RPOStatus is the age of the newest point, counted from the start of its cycle.
+type RPOStatus struct {
+	AgeSeconds  float64    `json:"ageSeconds"`
+	NewestTaken *time.Time `json:"newestTaken,omitempty"`
+	Met         bool       `json:"met"`
+	// WorstSeconds is the largest age seen since the first point.
+	WorstSeconds float64 `json:"worstSeconds"`
+}
+
+// Point is a recovery point of a group: the same moment, or the same cycle, of all its machines.
+type Point struct {
+	ID          string         `json:"id"`
+	Taken       time.Time      `json:"taken" doc:"Start of its cycle"`
+	Committed   time.Time      `json:"committed"`
+	Consistency string         `json:"consistency" enum:"crash,application"`
+	Machines    []PointMachine `json:"machines"`
+	// Kind of the cycle that made it.
+	Kind string `json:"kind" enum:"full,incremental,difference"`
+	// BytesRead from the source, BytesWritten to the target.
+	BytesRead    int64   `json:"bytesRead"`
+	BytesWritten int64   `json:"bytesWritten"`
+	Seconds      float64 `json:"seconds" doc:"From the checkpoint to the commit"`
+	Verified     bool    `json:"verified" doc:"Compared in full with the source before the commit"`
+}
+
+// PointMachine has the digests of a machine's disks at a point.
+type PointMachine struct {
+	Machine string      `json:"machine"`
+	Disks   []PointDisk `json:"disks"`
+}
+
+// PointDisk is one disk of a point.
+type PointDisk struct {
+	ID     string `json:"id"`
+	Size   int64  `json:"size"`
+	Digest string `json:"digest" doc:"Over the hashes of all blocks, kept at commit"`
+}
+
+// TestOrder orders a test failover.
+type TestOrder struct {
+	Point string `json:"point,omitempty" doc:"Empty means the newest"`
+}
+
+// FailoverOrder orders a failover.
+type FailoverOrder struct {
+	// Planned shuts the source down and makes a last cycle: nothing is lost.
+	Planned bool   `json:"planned,omitempty"`
+	Point   string `json:"point,omitempty" doc:"For an unplanned failover; empty means the newest"`
+}
+
+// TestReport is the record of a test failover.
+type TestReport struct {
+	ID       string        `json:"id"`
+	Point    string        `json:"point"`
+	State    string        `json:"state" enum:"starting,running,passed,failed"`
+	Started  time.Time     `json:"started"`
+	Ended    *time.Time    `json:"ended,omitempty"`
+	Seconds  float64       `json:"seconds" doc:"From the order to checks passed"`
+	Machines []TestMachine `json:"machines"`
+	Problem  string        `json:"problem,omitempty"`
+}
+
+// TestMachine is one machine of a test.
+type TestMachine struct {
+	Name    string        `json:"name"`
+	VM      string        `json:"vm,omitempty"`
+	Network string        `json:"network,omitempty"`
+	Checks  []CheckResult `json:"checks"`
+}
+
+// CheckResult is the outcome of a boot check.
+type CheckResult struct {
+	Kind    string  `json:"kind"`
+	Passed  bool    `json:"passed"`
+	Message string  `json:"message,omitempty"`
+	Seconds float64 `json:"seconds"`
+}
+
+// JobState of a job.
+type JobState string
+
+// States of a job.
+const (
+	JobQueued    JobState = "queued"
+	JobRunning   JobState = "running"
+	JobUndoing   JobState = "undoing"
+	JobSucceeded JobState = "succeeded"
+	JobFailed    JobState = "failed"
+	JobCancelled JobState = "cancelled"
+)
+
+// Ended says that nothing will change any more.
+func (s JobState) Ended() bool { return s == JobSucceeded || s == JobFailed || s == JobCancelled }
+
+// Job is work that takes time.
+type Job struct {
+	ID       string     `json:"id"`
+	Kind     string     `json:"kind" doc:"mirror, cycle, test, end-test, failover, commit, rollback, reprotect, failback, drop-point, remove"`
+	Group    string     `json:"group,omitempty"`
+	State    JobState   `json:"state"`
+	Step     string     `json:"step,omitempty" doc:"What it is doing"`
+	Steps    []string   `json:"steps" doc:"All steps in order"`
+	Progress Progress   `json:"progress"`
+	Error    string     `json:"error,omitempty"`
+	Hint     string     `json:"hint,omitempty"`
+	Created  time.Time  `json:"created"`
+	Started  *time.Time `json:"started,omitempty"`
+	Ended    *time.Time `json:"ended,omitempty"`
+	// Result holds figures of a job that ended, by name.
+	Result map[string]float64 `json:"result,omitempty"`
+}
+
+// Progress of the step at work.
+type Progress struct {
+	Done  int64 `json:"done" doc:"Bytes"`
+	Total int64 `json:"total" doc:"Bytes; 0 means unknown"`
+}
+
+// Event is one thing that happened. Ids ascend without gaps.
+type Event struct {
+	ID   uint64    `json:"id"`
+	Time time.Time `json:"time"`
+	// Kind is what changed: host, group, point, job, test.
+	Kind    string `json:"kind"`
+	Action  string `json:"action" enum:"created,updated,deleted,progress"`
+	Subject string `json:"subject" doc:"Id of what changed"`
+	Group   string `json:"group,omitempty"`
+	Message string `json:"message,omitempty"`
+	Job     *Job   `json:"job,omitempty"`
+}

@@ -1,0 +1,337 @@
+// Package hypervisors says what a hypervisor must do for Understudy, in the few small interfaces that every driver
+// (kvm, esx, hyperv, fake) implements. It owns these words and their errors and no behaviour; vendor types never
+// appear here.
+//
+// # The parts of a driver
+//
+//	Host        what is there: machines, networks, storage; cleaning up what we left behind
+//	Power       start, shut down, stop a machine
+//	Source      freeze machines at one moment and read what changed           (protecting)
+//	Target      keep replicas: machines that are off, and their recovery points  (recovering)
+//	Isolation   networks without an uplink, for tests
+//	Guest       what a running guest tells: agent, TCP
+//
+// A driver returns one Host from its Connect; Host.(Source) and so on are present as [Capabilities] says. A method of
+// an interface that is announced never answers "not supported".
+//
+// # One cycle, seen from here
+//
+//	cp, _ := source.Checkpoint(ctx, CheckpointRequest{…, Since: last})   // all disks, one moment; the guest runs on
+//	draft, _ := replica.Draft(ctx, DraftRequest{…})                      // an uncommitted point on the newest one
+//	…read cp.Disks()[i].Changed, write draft.Disks()[i], Flush…
+//	draft.Commit(ctx, Point{…, ChangeIDs: cp.ChangeIDs()})               // the commit point, atomic and durable
+//	…the store records it…
+//	cp.Close(ctx)                                                        // the frozen moment goes, the tracking stays
+//	source.Forget(ctx, vm, last)                                         // only now may the source forget
+//
+// After a failure the same calls undo it: draft.Discard, cp.Close, source.Forget of the new change id.
+//
+// # Rules for all methods
+//
+// Every method is safe for concurrent use, may be called again after an unknown outcome (idempotent, with the same
+// arguments), gives up when ctx ends and then leaves nothing behind that Host.Clean would not remove. Errors wrap one
+// of the sentinels of this package where one fits, inside an [Error] that says what happened to what and what to do.
+package hypervisors
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+
+	"understudy/snapshot"
+)
+
+// Host is one connected hypervisor endpoint.
+type Host interface {
+	Info(ctx context.Context) (Info, error)
+	Capabilities() Capabilities
+	// VMs lists every machine of the host, ours included (VM.Replica says so), ordered by name.
+	VMs(ctx context.Context) ([]VM, error)
+	// VM finds one machine by its id, or ErrNotFound.
+	VM(ctx context.Context, id string) (VM, error)
+	Networks(ctx context.Context) ([]Network, error)
+	Storage(ctx context.Context) ([]Storage, error)
+	// Clean removes what an earlier run of this owner left behind and nobody claims in keep: checkpoints, backup jobs,
+	// scratch files, exports, drafts, test machines and test networks. Nothing foreign is ever touched. It must not run
+	// beside other work on the host. The result names each thing removed, for the log.
+	Clean(ctx context.Context, keep Keep) ([]string, error)
+	// Close ends the connection. Checkpoints and drafts that are still open become leftovers for Clean.
+	Close() error
+}
+
+// Keep names what Clean must leave in place.
+type Keep struct {
+	// ChangeIDs of committed recovery points, by VM id. A VM that is not named keeps nothing.
+	ChangeIDs map[string][]ChangeID
+	// TestRuns that are still wanted, by their run id.
+	TestRuns []string
+}
+
+// Power turns machines on and off.
+type Power interface {
+	// Start returns when the hypervisor runs the machine (not: when its guest is up). Running already is success.
+	Start(ctx context.Context, vm string) error
+	// Shutdown asks the guest to shut down and waits until the machine is off or ctx ends (then ErrTimeout).
+	Shutdown(ctx context.Context, vm string) error
+	// Stop turns the machine off at once, as if power failed. Off already is success.
+	Stop(ctx context.Context, vm string) error
+}
+
+// Source freezes machines and reads what changed since an earlier checkpoint.
+type Source interface {
+	// Checkpoint freezes all disks of all machines of the request at one moment while the guests run on. Machines that
+	// are off work too. It fails as a whole, leaving nothing. ErrBusy: another job works on the machine.
+	Checkpoint(ctx context.Context, req CheckpointRequest) (Checkpoint, error)
+	// Forget gives up tracking by these change ids of the machine. Unknown ids are ignored, so is a machine that is gone.
+	Forget(ctx context.Context, vm string, ids ...ChangeID) error
+}
+
+// ChangeID is what the source needs to tell later what changed since a checkpoint. Opaque to everybody but the driver.
+type ChangeID string
+
+// CheckpointRequest orders one frozen moment.
+type CheckpointRequest struct {
+	// Name is unique for the machine; drivers build their own objects' names from it. [a-z0-9.-]{1,40}
+	Name string
+	VMs  []CheckpointVM
+	// Quiesce asks for an application-consistent moment (guest agent freeze, VSS). When the guest cannot, the
+	// checkpoint is taken all the same and Checkpoint.Consistency says crash.
+	Quiesce bool
+	// PauseBudget bounds how long guests may be held still so that several machines share one moment. 0: 2 s.
+	PauseBudget time.Duration
+}
+
+// CheckpointVM is one machine of a checkpoint.
+type CheckpointVM struct {
+	ID string
+	// Since is the change id of the last committed point; empty when there is none.
+	Since ChangeID
+}
+
+// Consistency says what a point can promise to applications.
+type Consistency string
+
+// The two kinds of consistency.
+const (
+	CrashConsistent       Consistency = "crash"
+	ApplicationConsistent Consistency = "application"
+)
+
+// Checkpoint is a frozen moment of all disks of one or several machines, readable until Close.
+type Checkpoint interface {
+	// Taken is the moment, by the appliance's clock, just before the freeze: no write that the guest finished before it
+	// is missing.
+	Taken() time.Time
+	Consistency() Consistency
+	// ChangeIDs has one entry for each machine of the request (absent where the source cannot track, as for raw disks).
+	ChangeIDs() map[string]ChangeID
+	// Disks are those of all machines, in the order of the request and of the machine's hardware.
+	Disks() []FrozenDisk
+	// Close ends reading and gives scratch space back; the change ids stay valid. Closing twice is success.
+	Close(ctx context.Context) error
+}
+
+// FrozenDisk is one disk at the moment of its checkpoint. ReadAt may be called from many goroutines. When the checkpoint
+// had to give way to production, every further read fails with ErrGaveWay.
+type FrozenDisk interface {
+	io.ReaderAt
+	VM() string
+	// ID names the disk within its machine, as Disk.ID.
+	ID() string
+	Size() int64
+	// Changed yields what may differ from the request's Since, or ErrTrackingLost at once when the source cannot tell
+	// for this disk (no Since, bitmap lost, disk new or resized, raw format).
+	Changed(ctx context.Context) snapshot.Extents
+	// Allocated yields the whole disk as data and zero extents without gaps.
+	Allocated(ctx context.Context) snapshot.Extents
+}
+
+// Target keeps replicas.
+type Target interface {
+	// CreateReplica provisions the offline machine and its empty storage; calling again with the same spec.ID returns the
+	// one that exists. ErrNameTaken, ErrMACTaken, ErrNoSpace, ErrUnknownNetwork, ErrUnknownStorage are found before
+	// anything is made.
+	CreateReplica(ctx context.Context, spec ReplicaSpec) (Replica, error)
+	// Adopt turns an existing machine that is off into a replica: its own disks become the ground below its first point
+	// and are never written until Settle. A replica whose live disks were production before becomes a replica again:
+	// its live disks are discarded, its points stay. ErrRunning when the machine is on.
+	Adopt(ctx context.Context, spec AdoptSpec) (Replica, error)
+	// Replica finds one by id, or ErrNotFound.
+	Replica(ctx context.Context, id string) (Replica, error)
+}
+
+// ReplicaSpec says what machine to provision.
+type ReplicaSpec struct {
+	// ID names the replica for us, unique over all hosts. [a-z0-9-]{1,40}
+	ID string
+	// Hardware is complete: names, CPUs, memory, firmware, disks with sizes, NICs with target networks.
+	Hardware Hardware
+	// Storage is the name of one of Host.Storage. Empty: the host's default.
+	Storage string
+	// PreferUUID is taken as the machine's UUID when it is free on the host (guests see it as their serial number).
+	PreferUUID string
+}
+
+// AdoptSpec names the machine to take over as a replica.
+type AdoptSpec struct {
+	ID string
+	VM string
+	// Storage for the points, as in ReplicaSpec.
+	Storage string
+}
+
+// Replica is an offline machine together with its recovery points. It has at most one open draft and at most one live
+// run; test runs stand beside both.
+type Replica interface {
+	ID() string
+	// Status reads everything from the target; it is the truth, whatever the state database says.
+	Status(ctx context.Context) (ReplicaStatus, error)
+	// Draft opens an uncommitted point on top of the newest one, discarding any draft that was left over. Disks of the
+	// request that are new are made (empty), larger ones are extended (zeros), missing ones are not part of the point.
+	// ErrNoSpace when the storage has not even room for the expected bytes.
+	Draft(ctx context.Context, req DraftRequest) (Draft, error)
+	// Open gives read access to a committed point; close every disk's PointReader when done.
+	Open(ctx context.Context, point string) (PointReader, error)
+	// Drop removes a point; other points keep their content (its data is merged where they need it). A point that a run
+	// stands on is ErrInUse. Dropping an unknown point is success.
+	Drop(ctx context.Context, point string) error
+	// Run starts a machine from a point; see RunSpec. The point itself is never written.
+	Run(ctx context.Context, spec RunSpec) (RunStatus, error)
+	// End stops a run and discards what it wrote. An unknown run is success.
+	End(ctx context.Context, run string) error
+	// Settle gives an adopted machine its own disks and definition back, holding exactly the newest point, and ends
+	// being a replica: its points are gone and the machine is off. Only for adopted replicas (else ErrInvalid).
+	Settle(ctx context.Context) error
+	// Delete removes the replica with all points and runs. An adopted machine gets its definition back, its own disks
+	// untouched. Already gone is success.
+	Delete(ctx context.Context) error
+}
+
+// LiveRun is the id of the run that is the replica machine itself (failover).
+const LiveRun = "live"
+
+// RunSpec says how to start a machine from a point.
+type RunSpec struct {
+	// ID is LiveRun for a failover: the replica machine itself starts, and keeps what it writes until End. Any other id
+	// is a test: a second machine named <replica>-test-<id> beside the replica, its writes apart. [a-z0-9-]{1,20}
+	ID string
+	// Point is the id of a committed point. For LiveRun that exists already, a different point is ErrInUse.
+	Point string
+	// Networks replaces the network of each NIC by MAC; NICs not named keep theirs. For tests every NIC must be named.
+	Networks map[string]string
+}
+
+// RunStatus describes a run.
+type RunStatus struct {
+	ID    string
+	Point string
+	// VM is the id of the machine that runs, for Host.VM, Power and Guest.
+	VM    string
+	State PowerState
+}
+
+// ReplicaStatus is what the target holds.
+type ReplicaStatus struct {
+	// VM is the id of the replica machine.
+	VM string
+	// Adopted says that the machine was there before us.
+	Adopted bool
+	// Points are the committed ones, oldest first by commit order.
+	Points []Point
+	Runs   []RunStatus
+	// Stray says that the replica machine is on although no live run was ordered.
+	Stray bool
+}
+
+// Point is a committed, complete, bootable moment at the target. All of it is stored with the data, at commit.
+type Point struct {
+	// ID is unique within the group and the same for all machines of one cycle. [a-z0-9.-]{1,40}
+	ID string
+	// Taken is Checkpoint.Taken.
+	Taken       time.Time
+	Committed   time.Time
+	Consistency Consistency
+	// ChangeID is what the source gave for this machine; empty where it cannot track.
+	ChangeID ChangeID
+	Disks    []PointDisk
+}
+
+// PointDisk is one disk of a point.
+type PointDisk struct {
+	ID   string
+	Size int64
+	// Digest is snapshot.Digest over all block hashes, in hex.
+	Digest string
+}
+
+// DraftRequest opens an uncommitted point.
+type DraftRequest struct {
+	Point string
+	Disks []DraftDiskSpec
+	// ExpectBytes is how much the copy will write at most, as far as known; 0: unknown.
+	ExpectBytes int64
+}
+
+// DraftDiskSpec is a disk of a new point.
+type DraftDiskSpec struct {
+	ID   string
+	Size int64
+	// Boot order, bus and so on follow the replica's hardware; a disk that is not part of it is attached with Bus.
+	Bus string
+}
+
+// Draft is an uncommitted recovery point. Exactly one of Commit and Discard ends it.
+type Draft interface {
+	Disks() []DraftDisk
+	// Commit makes the draft a recovery point: atomic, and durable when it returns. The caller flushed every disk and
+	// every map before; Commit flushes again what it owns. After an error the caller asks Status whether it happened.
+	Commit(ctx context.Context, p Point) error
+	// Discard removes the draft. After a Commit it does nothing.
+	Discard(ctx context.Context) error
+}
+
+// DraftDisk is one disk of a draft: reads show the newest point below what was written.
+type DraftDisk interface {
+	snapshot.Disk
+	ID() string
+	// Map is room of snapshot.MapSize(Size()) bytes that lives and dies with the point: it starts as a copy of the newest point's map.
+	Map() snapshot.Disk
+	// MapValid says that Map describes the content below this draft. False for a disk that was adopted and has no point
+	// yet; true with an all-zero map for a new, empty disk.
+	MapValid() bool
+}
+
+// PointReader reads a committed point.
+type PointReader interface {
+	Disks() []PointDiskReader
+	Close() error
+}
+
+// PointDiskReader is one disk of a committed point.
+type PointDiskReader interface {
+	io.ReaderAt
+	ID() string
+	Size() int64
+	// Map reads the block map that was kept at commit.
+	Map() io.ReaderAt
+}
+
+// Isolation makes networks that lead nowhere.
+type Isolation interface {
+	// IsolatedNetwork makes (or finds) a network without uplink, address or DHCP.
+	IsolatedNetwork(ctx context.Context, name string) error
+	// AssertIsolated fails with ErrNotIsolated when anything but our own test machines is connected to it.
+	AssertIsolated(ctx context.Context, name string) error
+	// RemoveNetwork removes an isolated network of ours. Unknown is success, a foreign one is ErrForeign.
+	RemoveNetwork(ctx context.Context, name string) error
+}
+
+// Guest asks a running machine how it is.
+type Guest interface {
+	// AgentPing returns nil when the guest agent answers.
+	AgentPing(ctx context.Context, vm string) error
+	// Dial opens a TCP connection to addr ("ip:port") from within the named network of the host, so that a guest in an
+	// isolated network can be asked. from is the address with prefix to use there ("192.0.2.9/24").
+	Dial(ctx context.Context, network, from, addr string) (net.Conn, error)
+}
