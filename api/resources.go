@@ -254,6 +254,8 @@ type FailoverOrder struct {
 	// Planned shuts the source down and makes a last cycle: nothing is lost.
 	Planned bool   `json:"planned,omitempty"`
 	Point   string `json:"point,omitempty" doc:"For an unplanned failover; empty means the newest"`
+	// Force turns source machines off that still run when an unplanned failover is ordered. Without it such an order is refused.
+	Force bool `json:"force,omitempty" doc:"Turn the source off hard when it still runs"`
 }
 
 // TestReport is the record of a test failover.

@@ -1,0 +1,36 @@
+package server
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"understudy/api"
+)
+
+// readBody takes the whole body before anything looks at it, bounded in size and time. The deadline is lifted again at
+// once: net/http would take it for the end of the connection and cancel the request while hosts are still being asked.
+func (s *Server) readBody(c *gin.Context) {
+	if c.Request.Body == nil || c.Request.Body == http.NoBody {
+		return
+	}
+	conn := http.NewResponseController(c.Writer)
+	// Only a server on a real connection has deadlines; a recorder in a test has none and needs none.
+	_ = conn.SetReadDeadline(time.Now().Add(s.bodyTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxBody))
+	_ = conn.SetReadDeadline(time.Time{})
+	if err == nil {
+		c.Request.Body = io.NopCloser(bytes.NewReader(body))
+		return
+	}
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		abort(c, http.StatusRequestEntityTooLarge, &api.Error{Code: api.CodeInvalid, Message: "the request is larger than 1 MiB"})
+		return
+	}
+	abort(c, http.StatusBadRequest, &api.Error{Code: api.CodeInvalid, Message: "the request did not arrive in full"})
+}

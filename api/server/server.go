@@ -1,0 +1,172 @@
+// Package server publishes an api.Service over HTTP: REST below /api/v1 with its OpenAPI document made from the types,
+// problem+json errors, an event stream that can be resumed, sign-in by bearer token, TLS, and the page of package ui. It
+// translates and guards; it decides nothing, keeps no state and knows no engine.
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+	"github.com/gin-gonic/gin"
+
+	"understudy/api"
+	"understudy/ui"
+)
+
+const (
+	prefix  = "/api/v1"
+	maxBody = 1 << 20
+)
+
+// Options of a server.
+type Options struct {
+	// Token is what clients must present. Without one nobody gets in.
+	Token string
+	// Log gets one line for each request, never a token; nil means slog's default.
+	Log *slog.Logger
+	// Version is told in the header Understudy-Version of every answer to a client that signed in.
+	Version string
+}
+
+// Server is the http.Handler of an appliance; Serve runs it.
+type Server struct {
+	engine *gin.Engine
+	api    huma.API
+	svc    api.Service
+	log    *slog.Logger
+	token  [sha256.Size]byte
+
+	// streams ends when the server shuts down: event streams would never end by themselves.
+	streams    context.Context
+	endStreams context.CancelFunc
+
+	heartbeat   time.Duration // of event streams
+	bodyTimeout time.Duration // for the whole body of a request
+}
+
+func init() { gin.SetMode(gin.ReleaseMode) } // the debug mode prints to standard output
+
+// New makes the handler for svc.
+func New(svc api.Service, o Options) *Server {
+	s := &Server{
+		engine: gin.New(), svc: svc, log: cmp.Or(o.Log, slog.Default()), token: sha256.Sum256([]byte(o.Token)),
+		heartbeat: 15 * time.Second, bodyTimeout: 30 * time.Second,
+	}
+	s.streams, s.endStreams = context.WithCancel(context.Background())
+	e := s.engine
+	e.RedirectTrailingSlash = false
+	e.HandleMethodNotAllowed = true
+	e.Use(s.logRequest, gin.CustomRecoveryWithWriter(nil, s.recovered), secureHeaders)
+
+	// Open to everybody: a sign of life, the page, and the document. Everything below Use(authenticate) is not.
+	e.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "ok"}) })
+	e.GET("/openapi.json", func(c *gin.Context) { c.Data(http.StatusOK, "application/vnd.oai.openapi+json", s.Document()) })
+	servePage(e)
+
+	e.Use(s.authenticate(o.Token != ""), s.readBody, func(c *gin.Context) {
+		c.Header("Understudy-Version", o.Version)
+		c.Header("Cache-Control", "no-store")
+	})
+	e.NoRoute(func(c *gin.Context) {
+		abort(c, http.StatusNotFound, &api.Error{Code: api.CodeNotFound, Message: "there is nothing at " + c.Request.URL.Path,
+			Hint: "All addresses are in /openapi.json."})
+	})
+	e.NoMethod(func(c *gin.Context) {
+		abort(c, http.StatusMethodNotAllowed, &api.Error{Code: api.CodeInvalid,
+			Message: c.Request.Method + " is not possible at " + c.Request.URL.Path})
+	})
+	s.api = humagin.New(e, config())
+	s.routes()
+	return s
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.engine.ServeHTTP(w, r) }
+
+// Document is the OpenAPI 3.1 document, in JSON.
+func (s *Server) Document() []byte {
+	b, err := s.api.OpenAPI().MarshalJSON()
+	if err != nil {
+		panic(err) // it is made from types alone
+	}
+	return b
+}
+
+func config() huma.Config {
+	c := huma.DefaultConfig("Understudy", "1")
+	c.Info.Description = "Replication and recovery of machines. Orders that take time answer 202 with the job that does them; " +
+		"jobs and all other changes are told by the event stream."
+	// Huma's own pages load scripts from foreign servers, and its $schema links would clutter every answer.
+	c.DocsPath, c.OpenAPIPath, c.SchemasPath = "", "", ""
+	c.CreateHooks = nil
+	c.RejectUnknownQueryParameters = true
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token": {Type: "http", Scheme: "bearer", Description: "The token that the appliance made at its first start"},
+	}
+	c.Security = []map[string][]string{{"token": {}}}
+	return c
+}
+
+func servePage(e *gin.Engine) {
+	files := gin.WrapH(http.FileServerFS(ui.Files))
+	e.GET("/", files)
+	entries, err := fs.ReadDir(ui.Files, ".")
+	if err != nil {
+		panic(err) // they are part of the program
+	}
+	for _, entry := range entries {
+		e.GET("/"+entry.Name(), files)
+	}
+}
+
+func secureHeaders(c *gin.Context) {
+	c.Header("X-Content-Type-Options", "nosniff")
+	c.Header("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
+	c.Header("Referrer-Policy", "no-referrer")
+}
+
+// authenticate compares digests, so that the time it takes tells neither content nor length of the token.
+func (s *Server) authenticate(enabled bool) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		scheme, token, _ := strings.Cut(c.GetHeader("Authorization"), " ")
+		given := sha256.Sum256([]byte(strings.TrimSpace(token)))
+		match := subtle.ConstantTimeCompare(given[:], s.token[:]) == 1
+		if enabled && match && strings.EqualFold(scheme, "Bearer") {
+			return
+		}
+		c.Header("WWW-Authenticate", `Bearer realm="understudy"`)
+		abort(c, http.StatusUnauthorized, &api.Error{Code: api.CodeUnauthorized, Message: "the token is missing or wrong",
+			Hint: "Send the appliance's token as Authorization: Bearer."})
+	}
+}
+
+func (s *Server) logRequest(c *gin.Context) {
+	start := time.Now()
+	c.Next()
+	level := slog.LevelInfo
+	if c.Request.Method == http.MethodGet {
+		level = slog.LevelDebug
+	}
+	s.log.Log(c.Request.Context(), level, "request", "method", c.Request.Method, "path", c.Request.URL.Path,
+		"status", c.Writer.Status(), "took", time.Since(start).Round(time.Microsecond), "from", c.Request.RemoteAddr)
+}
+
+func (s *Server) recovered(c *gin.Context, reason any) {
+	if err, ok := reason.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(reason) // net/http ends the connection quietly
+	}
+	s.log.Error("request panicked", "method", c.Request.Method, "path", c.Request.URL.Path, "reason", reason,
+		"stack", string(debug.Stack()))
+	abort(c, http.StatusInternalServerError, &api.Error{Code: api.CodeInternal, Message: "the appliance failed to answer",
+		Hint: "This is a bug; its log has the details."})
+}

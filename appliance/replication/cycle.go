@@ -1,0 +1,443 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"understudy/api"
+	"understudy/appliance/jobs"
+	"understudy/hypervisors"
+	"understudy/snapshot"
+)
+
+// undoTimeout bounds cleaning up after a cycle that failed or was cancelled.
+const undoTimeout = 2 * time.Minute
+
+// cycle makes one recovery point of all members of a group, in the direction in force:
+//
+//	checkpoint → changed extents → copy → flush → commit → record → forget
+//
+// The order of the last four is the one rule that all data safety rests on. A cycle that dies anywhere is simply run
+// again: [Engine.reconcile] first learns from the target what really was committed.
+type cycle struct {
+	e *Engine
+	r *jobs.Run
+	g group
+	// step of the job that this cycle is
+	step string
+
+	id      string // of the point
+	source  hypervisors.Source
+	members []*cycleMember
+	stats   snapshot.Stats // of all disks that are done
+	total   int64          // bytes to look at, as far as known
+	started time.Time
+}
+
+// cycleMember is one machine in a cycle.
+type cycleMember struct {
+	index   int // in group.Members
+	vm      string
+	replica hypervisors.Replica
+	newest  *hypervisors.Point // at the target; nil: none
+	disks   []hypervisors.FrozenDisk
+	draft   hypervisors.Draft
+	point   hypervisors.Point
+	kind    string
+}
+
+// Kinds of cycles, by what they had to look at.
+const (
+	kindFull        = "full"        // the replica was empty
+	kindIncremental = "incremental" // what the source says has changed
+	kindDifference  = "difference"  // everything, compared by hash with what the replica holds
+)
+
+// cycle runs one cycle as the named step of job r and returns the point it made, or the one that the same step made
+// before it was interrupted.
+func (e *Engine) cycle(ctx context.Context, r *jobs.Run, step string) (api.Point, error) {
+	var w work
+	if err := r.Load(&w); err != nil {
+		return api.Point{}, err
+	}
+	pending := w.Pending
+	if w.PendingIn != step {
+		pending = nil
+	}
+	g, err := e.reconcile(ctx, r.Group(), pending)
+	if err != nil {
+		return api.Point{}, err
+	}
+	if n := len(g.Points); pending != nil && n > 0 && g.Points[n-1].ID == pending.ID {
+		return *pending, nil // committed just before the appliance died
+	}
+	release, err := e.slots(ctx, g.source().Host, g.target().Host)
+	if err != nil {
+		return api.Point{}, err
+	}
+	defer release()
+	c := &cycle{e: e, r: r, g: g, step: step, started: e.Clock()}
+	c.id = pointID(c.started, g.Points)
+	if err := c.seatMembers(ctx); err != nil {
+		return api.Point{}, err
+	}
+	return c.run(ctx)
+}
+
+// pointID names a point after its moment, so that people and sorting find it; never the name of an older one, even when
+// the clock went back.
+func pointID(now time.Time, points []api.Point) string {
+	for {
+		id := now.UTC().Format("20060102-150405.000")
+		if !slices.ContainsFunc(points, func(p api.Point) bool { return p.ID == id }) {
+			return id
+		}
+		now = now.Add(time.Millisecond)
+	}
+}
+
+func (c *cycle) seatMembers(ctx context.Context) error {
+	var err error
+	if c.source, err = c.e.source(ctx, c.g.source().Host); err != nil {
+		return err
+	}
+	target, err := c.e.target(ctx, c.g.target().Host)
+	if err != nil {
+		return err
+	}
+	for i := range c.g.Members {
+		from, to := c.g.Members[i].seats(c.g.Reversed)
+		replica, err := target.Replica(ctx, to.Replica)
+		if err != nil {
+			return err
+		}
+		status, err := replica.Status(ctx)
+		if err != nil {
+			return err
+		}
+		m := &cycleMember{index: i, vm: from.VM, replica: replica, kind: kindIncremental}
+		if n := len(status.Points); n > 0 {
+			m.newest = &status.Points[n-1]
+		}
+		c.members = append(c.members, m)
+	}
+	return nil
+}
+
+func (c *cycle) run(ctx context.Context) (api.Point, error) {
+	cp, err := c.checkpoint(ctx)
+	if err != nil {
+		return api.Point{}, err
+	}
+	outcome := failed
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		c.letGo(ctx, cp, outcome)
+	}()
+	if err := c.copy(ctx, cp); err != nil {
+		return api.Point{}, err
+	}
+	if err := c.verify(ctx); err != nil {
+		return api.Point{}, err
+	}
+	// From the first commit on the cycle is finished whatever the user's cancel says: half a group helps nobody.
+	ctx = context.WithoutCancel(ctx)
+	if err := c.commit(ctx, cp); err != nil {
+		return api.Point{}, err
+	}
+	outcome = committed
+	point := c.point(cp)
+	if err := c.record(point, cp.ChangeIDs()); err != nil {
+		return api.Point{}, err
+	}
+	outcome = recorded
+	return point, nil
+}
+
+// outcome is how far a cycle came; it decides what the source may forget.
+type outcome int
+
+const (
+	failed    outcome = iota // the new change id is worth nothing
+	committed                // the target has the point, we do not know it yet: keep everything
+	recorded                 // the older change id is worth nothing
+)
+
+func (c *cycle) checkpoint(ctx context.Context) (hypervisors.Checkpoint, error) {
+	req := hypervisors.CheckpointRequest{Name: c.id, Quiesce: c.g.Spec.Policy.Consistency == string(hypervisors.ApplicationConsistent)}
+	for _, m := range c.members {
+		vm := hypervisors.CheckpointVM{ID: m.vm}
+		if m.newest != nil {
+			vm.Since = m.newest.ChangeID
+		}
+		req.VMs = append(req.VMs, vm)
+	}
+	host, err := c.e.host(ctx, c.g.source().Host)
+	if err != nil {
+		return nil, err
+	}
+	if c.g.Spec.Policy.GroupMoment && host.Capabilities().GroupMoment {
+		return c.source.Checkpoint(ctx, req)
+	}
+	return separately(ctx, c.source, req) // nobody is held still for the others
+}
+
+// letGo ends the cycle at the source: first the frozen moment, then the tracking that nobody needs any more.
+func (c *cycle) letGo(ctx context.Context, cp hypervisors.Checkpoint, o outcome) {
+	for _, m := range c.members {
+		if m.draft != nil && o == failed {
+			c.warn("discard draft", m, m.draft.Discard(ctx))
+		}
+	}
+	if err := cp.Close(ctx); err != nil {
+		c.r.Log().Warn("close checkpoint", "group", c.g.Spec.Name, "error", err)
+	}
+	for _, m := range c.members {
+		if useless := c.useless(ctx, cp, m, o); useless != "" {
+			c.warn("forget change id", m, c.source.Forget(ctx, m.vm, useless))
+		}
+	}
+}
+
+// useless is the change id of a member that no committed point needs any more.
+func (c *cycle) useless(ctx context.Context, cp hypervisors.Checkpoint, m *cycleMember, o outcome) hypervisors.ChangeID {
+	switch {
+	case o == failed && !c.landed(ctx, m):
+		return cp.ChangeIDs()[m.vm]
+	case o == committed, m.newest == nil:
+		return ""
+	}
+	return m.newest.ChangeID
+}
+
+// landed asks the target whether a member's point was committed although the group's commit failed. When nobody can
+// tell, the answer is yes: a change id too many costs little, one too few costs a full compare.
+func (c *cycle) landed(ctx context.Context, m *cycleMember) bool {
+	status, err := m.replica.Status(ctx)
+	return err != nil || slices.ContainsFunc(status.Points, func(p hypervisors.Point) bool { return p.ID == c.id })
+}
+
+func (c *cycle) warn(what string, m *cycleMember, err error) {
+	if err != nil {
+		c.r.Log().Warn(what, "group", c.g.Spec.Name, "machine", c.g.Members[m.index].Name, "error", err)
+	}
+}
+
+// copy fills a draft for every member.
+func (c *cycle) copy(ctx context.Context, cp hypervisors.Checkpoint) error {
+	plans := map[*cycleMember][]*diskPlan{}
+	for _, m := range c.members {
+		m.disks = slices.DeleteFunc(slices.Clone(cp.Disks()), func(d hypervisors.FrozenDisk) bool { return d.VM() != m.vm })
+		for _, d := range m.disks {
+			plan, err := planDisk(ctx, m, d, c.g.Compare)
+			if err != nil {
+				return err
+			}
+			plans[m] = append(plans[m], plan)
+			c.total += plan.data
+		}
+	}
+	for _, m := range c.members {
+		if err := c.openDraft(ctx, m, plans[m]); err != nil {
+			return err
+		}
+		m.point = hypervisors.Point{ID: c.id, Taken: cp.Taken(), Consistency: cp.Consistency(), ChangeID: cp.ChangeIDs()[m.vm]}
+		for i, plan := range plans[m] {
+			digest, err := c.copyDisk(ctx, m, plan, m.draft.Disks()[i])
+			if err != nil {
+				return fmt.Errorf("copy disk %s of %s: %w", plan.disk.ID(), c.g.Members[m.index].Name, err)
+			}
+			m.point.Disks = append(m.point.Disks, hypervisors.PointDisk{ID: plan.disk.ID(), Size: plan.disk.Size(), Digest: digest.String()})
+		}
+	}
+	return nil
+}
+
+// diskPlan says what to look at on a disk.
+type diskPlan struct {
+	disk    hypervisors.FrozenDisk
+	extents snapshot.Extents
+	data    int64 // bytes of the data extents
+	before  *hypervisors.PointDisk
+}
+
+// planDisk asks the source what changed; when it cannot tell, everything is looked at, and the hashes of the newest
+// point decide what travels.
+func planDisk(ctx context.Context, m *cycleMember, d hypervisors.FrozenDisk, compare bool) (*diskPlan, error) {
+	plan := &diskPlan{disk: d, extents: d.Changed(ctx)}
+	if m.newest != nil {
+		if i := slices.IndexFunc(m.newest.Disks, func(p hypervisors.PointDisk) bool { return p.ID == d.ID() }); i >= 0 {
+			plan.before = &m.newest.Disks[i]
+		}
+	}
+	var err error
+	plan.data, err = dataBytes(plan.extents)
+	if compare || errors.Is(err, hypervisors.ErrTrackingLost) || (err == nil && (plan.before == nil || plan.before.Size > d.Size())) {
+		plan.extents = d.Allocated(ctx)
+		if m.kind = kindDifference; m.newest == nil {
+			m.kind = kindFull
+		}
+		plan.data, err = dataBytes(plan.extents)
+	}
+	return plan, err
+}
+
+func dataBytes(extents snapshot.Extents) (n int64, err error) {
+	for e, err := range extents {
+		if err != nil {
+			return 0, err
+		}
+		if !e.Zero {
+			n += e.Length
+		}
+	}
+	return n, nil
+}
+
+func (c *cycle) openDraft(ctx context.Context, m *cycleMember, plans []*diskPlan) error {
+	req := hypervisors.DraftRequest{Point: c.id}
+	for _, p := range plans {
+		req.Disks = append(req.Disks, hypervisors.DraftDiskSpec{ID: p.disk.ID(), Size: p.disk.Size()})
+		if m.kind != kindDifference { // what differs is known only after comparing
+			req.ExpectBytes += p.data
+		}
+	}
+	draft, err := m.replica.Draft(ctx, req)
+	if err != nil {
+		return err
+	}
+	m.draft = draft
+	return nil
+}
+
+// copyDisk brings one disk of a draft to the frozen moment and makes it durable. It returns the digest of all of it.
+func (c *cycle) copyDisk(ctx context.Context, m *cycleMember, plan *diskPlan, draft hypervisors.DraftDisk) (snapshot.Digest, error) {
+	var digest snapshot.Digest
+	blocks, err := snapshot.OpenMap(draft.Map(), plan.disk.Size())
+	if err != nil {
+		return digest, err
+	}
+	switch {
+	case !draft.MapValid() || c.g.Compare:
+		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it.
+		digest, err = snapshot.Scan(ctx, draft, plan.disk.Size(), blocks)
+		m.kind = kindDifference
+	case plan.before != nil && plan.before.Size == plan.disk.Size():
+		digest, err = snapshot.ParseDigest(plan.before.Digest)
+	case plan.before != nil:
+		digest, err = snapshot.DigestOf(draft.Map(), plan.disk.Size())
+	}
+	if err != nil {
+		return digest, err
+	}
+	done := c.stats
+	stats, err := snapshot.Copy(ctx, snapshot.Job{
+		Source: plan.disk, Size: plan.disk.Size(), Extents: plan.extents,
+		Target: draft, Map: blocks, Digest: &digest,
+		Limit: int64(c.g.Spec.Policy.BandwidthMbit) * 1e6 / 8,
+		Progress: func(s snapshot.Stats) {
+			c.r.Progress(done.BytesRead+s.BytesRead, max(c.total, done.BytesRead+s.BytesRead))
+		},
+	})
+	c.stats = c.stats.Plus(stats)
+	if err != nil {
+		return digest, err
+	}
+	if err := draft.Flush(ctx); err != nil {
+		return digest, err
+	}
+	if err := blocks.Flush(ctx); err != nil { // the map's own cache, and below it the map's disk
+		return digest, err
+	}
+	return digest, nil
+}
+
+// verify reads both sides in full and compares, where the policy asks for it: it catches tracking that lies.
+func (c *cycle) verify(ctx context.Context) error {
+	if !c.g.Spec.Policy.VerifyCycles {
+		return nil
+	}
+	for _, m := range c.members {
+		for i, frozen := range m.disks {
+			draft := m.draft.Disks()[i]
+			result, err := snapshot.Verify(ctx, frozen, draft, frozen.Size(), draft.Map())
+			if err != nil {
+				return err
+			}
+			if len(result.Mismatches) > 0 || result.Digest.String() != m.point.Disks[i].Digest {
+				return fmt.Errorf("%w: disk %s of %s differs from its source in %d places, the first at byte %d", errMismatch,
+					frozen.ID(), c.g.Members[m.index].Name, len(result.Mismatches), firstOf(result.Mismatches))
+			}
+		}
+	}
+	return nil
+}
+
+var errMismatch = errors.New("replica is not identical to the frozen moment")
+
+func firstOf(extents []snapshot.Extent) int64 {
+	if len(extents) == 0 {
+		return 0
+	}
+	return extents[0].Offset
+}
+
+// commit is the commit point, member by member. A group's point counts only when all members have it.
+func (c *cycle) commit(ctx context.Context, cp hypervisors.Checkpoint) error {
+	// What a restart must know to complete the point lies in the job's state before the first commit.
+	var w work
+	if err := c.r.Load(&w); err != nil {
+		return err
+	}
+	p := c.point(cp)
+	w.Pending, w.PendingIn = &p, c.step
+	if err := c.r.Save(w); err != nil {
+		return err
+	}
+	for _, m := range c.members {
+		m.point.Committed = c.e.Clock()
+		if err := m.draft.Commit(ctx, m.point); err != nil {
+			return fmt.Errorf("commit point of %s: %w", c.g.Members[m.index].Name, err)
+		}
+	}
+	return nil
+}
+
+// point describes what the cycle made.
+func (c *cycle) point(cp hypervisors.Checkpoint) api.Point {
+	now := c.e.Clock()
+	p := api.Point{ID: c.id, Taken: cp.Taken(), Committed: now, Consistency: string(cp.Consistency()), Kind: kindIncremental,
+		BytesRead: c.stats.BytesRead, BytesWritten: c.stats.BytesWritten, Seconds: now.Sub(c.started).Seconds(), Verified: c.g.Spec.Policy.VerifyCycles}
+	for _, m := range c.members {
+		if m.kind == kindFull || (m.kind == kindDifference && p.Kind != kindFull) {
+			p.Kind = m.kind
+		}
+		p.Machines = append(p.Machines, api.PointMachine{Machine: c.g.Members[m.index].Name, Disks: pointDisks(m.point.Disks)})
+	}
+	return p
+}
+
+func pointDisks(disks []hypervisors.PointDisk) []api.PointDisk {
+	out := []api.PointDisk{}
+	for _, d := range disks {
+		out = append(out, api.PointDisk(d))
+	}
+	return out
+}
+
+// record remembers a committed point, after the commit and before the source forgets.
+func (c *cycle) record(p api.Point, ids map[string]hypervisors.ChangeID) error {
+	_, err := c.e.update(c.g.ID, func(g *group) error {
+		for i := range g.Members {
+			from, _ := g.Members[i].seats(g.Reversed)
+			g.Members[i].ChangeID = ids[from.VM]
+		}
+		g.Compare = false
+		return g.add(p, c.e.Clock())
+	})
+	return err
+}

@@ -1,0 +1,205 @@
+// Package replication is the engine: it turns what users order and what the schedule demands into jobs that mirror,
+// cycle, test, fail over and fail back. It implements [api.Service].
+//
+// # Where to start reading
+//
+//	cycle.go      one cycle, and the one rule: write, flush, commit, then remember, then let the source forget
+//	failover.go   failover, commit, roll back
+//	reverse.go    reprotect and failback: the same cycle, with the roles swapped
+//	testing.go    test failover in a bubble, beside running replication
+//	schedule.go   when the next cycle starts
+//
+// It owns the groups and hosts as users see them and the order in which drivers are called. It never names a driver,
+// never touches disk formats, and decides nothing that package protection can decide without it.
+package replication
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"understudy/api"
+	"understudy/appliance/jobs"
+	"understudy/hypervisors"
+)
+
+// Store keeps JSON values by bucket and key; a Put is durable when it returns. *store.DB is one.
+type Store interface {
+	jobs.Store
+}
+
+// Events distributes what happened.
+type Events interface {
+	Publish(api.Event)
+	Subscribe(ctx context.Context, after uint64) (<-chan api.Event, error)
+}
+
+// Options of an Engine; all are needed unless they say otherwise.
+type Options struct {
+	Store  Store
+	Events Events
+	// Connect opens a host by its URI, on behalf of owner (the appliance's identity, which drivers put on everything
+	// they make).
+	Connect func(ctx context.Context, uri, owner string) (hypervisors.Host, error)
+	Version string
+	Clock   func() time.Time // nil: time.Now
+	Log     *slog.Logger     // nil: slog.Default
+	// KillPoint is called before and after every persisted step of a job, for tests that stop there. May be nil.
+	KillPoint func(job, step, phase string)
+	// ShutdownTimeout bounds how long a guest may take to shut down. 0: 5 minutes.
+	ShutdownTimeout time.Duration
+}
+
+// Engine implements api.Service.
+type Engine struct {
+	Options
+	owner   string
+	started time.Time
+	runner  *jobs.Runner
+
+	mu     sync.Mutex
+	groups map[string]*group
+	hosts  map[string]*endpoint
+
+	stop func()
+	done sync.WaitGroup
+}
+
+var _ api.Service = (*Engine)(nil)
+
+const (
+	bucketSystem = "system"
+	bucketHosts  = "hosts"
+	bucketGroups = "groups"
+)
+
+// New loads the state, connects the hosts, removes what an earlier life left on them and resumes its jobs. Hosts that
+// cannot be reached do not stop it: they are tried again whenever they are needed. Call Run to start the schedule.
+func New(ctx context.Context, o Options) (*Engine, error) {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.ShutdownTimeout == 0 {
+		o.ShutdownTimeout = 5 * time.Minute
+	}
+	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{}}
+	if err := e.load(); err != nil {
+		return nil, err
+	}
+	e.runner = jobs.New(jobs.Options{Store: o.Store, Publish: o.Events.Publish, Clock: o.Clock, Log: o.Log, KillPoint: o.KillPoint})
+	for _, kind := range e.kinds() {
+		e.runner.Register(kind)
+	}
+	e.connectAll(ctx)
+	if err := e.runner.Resume(ctx); err != nil {
+		return nil, fmt.Errorf("resume jobs: %w", err)
+	}
+	return e, nil
+}
+
+// kinds are all jobs there are.
+func (e *Engine) kinds() []jobs.Kind {
+	return []jobs.Kind{
+		e.mirrorKind(), e.cycleKind(), e.testKind(), e.endTestKind(), e.failoverKind(), e.commitKind(), e.rollbackKind(),
+		e.reprotectKind(), e.failbackKind(), e.dropPointKind(), e.removeKind(),
+	}
+}
+
+// Run keeps the schedule until Close.
+func (e *Engine) Run() {
+	ctx, stop := context.WithCancel(context.Background())
+	e.stop = stop
+	e.done.Add(1)
+	go func() {
+		defer e.done.Done()
+		e.schedule(ctx)
+	}()
+}
+
+// Close interrupts the jobs, which go on at the next New, and disconnects the hosts.
+func (e *Engine) Close(ctx context.Context) error {
+	if e.stop != nil {
+		e.stop()
+	}
+	e.done.Wait()
+	err := e.runner.Close(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, h := range e.hosts {
+		err = errors.Join(err, h.close())
+	}
+	return err
+}
+
+// About tells who answers.
+func (e *Engine) About(context.Context) (api.About, error) {
+	return api.About{Appliance: e.owner, Version: e.Version, Started: e.started}, nil
+}
+
+func (e *Engine) load() error {
+	if err := e.loadOwner(); err != nil {
+		return err
+	}
+	if err := e.Store.Each(bucketHosts, func(_ string, decode func(any) error) error {
+		var rec hostRecord
+		if err := decode(&rec); err != nil {
+			return err
+		}
+		e.hosts[rec.ID] = newEndpoint(rec)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("load hosts: %w", err)
+	}
+	if err := e.Store.Each(bucketGroups, func(_ string, decode func(any) error) error {
+		g := new(group)
+		if err := decode(g); err != nil {
+			return err
+		}
+		e.groups[g.ID] = g
+		return nil
+	}); err != nil {
+		return fmt.Errorf("load groups: %w", err)
+	}
+	return nil
+}
+
+// loadOwner finds the appliance's identity, or makes it at the first start.
+func (e *Engine) loadOwner() error {
+	found := errors.New("found")
+	err := e.Store.Each(bucketSystem, func(key string, decode func(any) error) error {
+		if key != "owner" {
+			return nil
+		}
+		if err := decode(&e.owner); err != nil {
+			return err
+		}
+		return found
+	})
+	switch {
+	case errors.Is(err, found):
+		return nil
+	case err != nil:
+		return fmt.Errorf("load identity: %w", err)
+	}
+	e.owner = newID()
+	return e.Store.Put(bucketSystem, "owner", e.owner)
+}
+
+// newID makes eight hexadecimal digits: short enough for the names of files and networks on the hosts.
+func newID() string {
+	var b [4]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+func (e *Engine) publish(kind, action, subject, group, message string) {
+	e.Events.Publish(api.Event{Time: e.Clock(), Kind: kind, Action: action, Subject: subject, Group: group, Message: message})
+}

@@ -1,0 +1,305 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"understudy/api"
+	"understudy/appliance/jobs"
+	"understudy/appliance/protection"
+)
+
+// work is the state of a job: what was ordered, and what a restart in the middle must know.
+type work struct {
+	// The order.
+	Point          string `json:",omitempty"`
+	Planned        bool   `json:",omitempty"`
+	Force          bool   `json:",omitempty"`
+	DeleteReplicas bool   `json:",omitempty"`
+	// Run is the id of a test.
+	Run string `json:",omitempty"`
+	// Pending is the point that the named step is about to commit.
+	Pending   *api.Point `json:",omitempty"`
+	PendingIn string     `json:",omitempty"`
+	// Home counts the bytes that a failback wrote at home, by step.
+	Home map[string]int64 `json:",omitempty"`
+}
+
+// dataLock is held by every job that writes replicas or changes roles, testLock by those that run tests beside them.
+func dataLock(group string) string { return "data:" + group }
+func testLock(group string) string { return "test:" + group }
+
+// apply moves the group by an event, or says why that cannot be.
+func (g *group) apply(event protection.Event) error {
+	next, err := protection.Next(g.decision(), event)
+	if err != nil {
+		return err
+	}
+	if next.Reversed != g.Reversed {
+		g.Points, g.OtherPoints = g.OtherPoints, g.Points
+		for i := range g.Members {
+			g.Members[i].ChangeID = ""
+		}
+	}
+	g.State, g.Reversed, g.Before = next.Phase, next.Reversed, next.Before
+	return nil
+}
+
+// decision is what package protection needs to know of a group.
+func (g *group) decision() protection.State {
+	return protection.State{Phase: g.State, Reversed: g.Reversed, Points: len(g.Points), Testing: g.TestRun != "", Before: g.Before}
+}
+
+// order checks whether a group allows an order now and submits its job. A cycle that runs gives way to every order but
+// another cycle: what it has not committed, the order does not need.
+func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w work) (api.Job, error) {
+	g, err := e.group(ref)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if err := protection.Can(g.decision(), o); err != nil {
+		return api.Job{}, err
+	}
+	if o != protection.OrderCycle && o != protection.OrderTest && o != protection.OrderEndTest {
+		if err := e.interrupt(ctx, g.ID); err != nil {
+			return api.Job{}, err
+		}
+	}
+	return e.submit(ctx, g, o, w)
+}
+
+func (e *Engine) submit(ctx context.Context, g group, o protection.Order, w work) (api.Job, error) {
+	locks := []string{dataLock(g.ID)}
+	switch o {
+	case protection.OrderTest, protection.OrderEndTest:
+		locks = []string{testLock(g.ID)}
+	case protection.OrderRemove:
+		locks = append(locks, testLock(g.ID))
+	}
+	job, err := e.runner.Submit(ctx, string(o), g.ID, w, locks...)
+	var locked *jobs.ErrLocked
+	if errors.As(err, &locked) {
+		return api.Job{}, &api.Error{Code: api.CodeConflict, Err: err,
+			Message: fmt.Sprintf("group %s is busy with job %s (%s)", g.Spec.Name, locked.Job.ID, locked.Job.Kind),
+			Hint:    "Wait for it to end, or cancel it."}
+	}
+	return job, err
+}
+
+// interrupt cancels a cycle of the group and waits until it has cleaned up.
+func (e *Engine) interrupt(ctx context.Context, group string) error {
+	list, err := e.runner.List(group, 10)
+	if err != nil {
+		return err
+	}
+	for _, j := range list {
+		if j.State.Ended() || (j.Kind != string(protection.OrderCycle) && j.Kind != string(protection.OrderMirror)) {
+			continue
+		}
+		if _, err := e.runner.Cancel(j.ID); err != nil {
+			return err
+		}
+		if _, err := e.runner.Wait(ctx, j.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transition is a step's way to move the group: again and again with the same outcome. done is the state in which the
+// event has happened already.
+func (e *Engine) transition(id string, event protection.Event, done ...api.GroupState) (group, error) {
+	return e.update(id, func(g *group) error {
+		for _, s := range done {
+			if g.State == s {
+				return nil
+			}
+		}
+		return g.apply(event)
+	})
+}
+
+// begin is the first step of an order that changes the group's state, with the way back registered. The undo is
+// registered before the change because nothing happens when it runs without it (revert looks at the state).
+func (e *Engine) begin(event protection.Event, entered api.GroupState) jobs.Step {
+	return jobs.Step{Name: "begin", Do: func(_ context.Context, r *jobs.Run) error {
+		if err := r.Undo("revert", ""); err != nil {
+			return err
+		}
+		_, err := e.transition(r.Group(), event, entered)
+		return err
+	}}
+}
+
+// revert is the undo of begin.
+func (e *Engine) revert(event protection.Event, entered api.GroupState) func(context.Context, *jobs.Run, string) error {
+	return func(_ context.Context, r *jobs.Run, _ string) error {
+		_, err := e.update(r.Group(), func(g *group) error {
+			if g.State != entered {
+				return nil
+			}
+			return g.apply(event)
+		})
+		return err
+	}
+}
+
+// ended shows on the group why its job failed.
+func (e *Engine) ended(_ context.Context, r *jobs.Run, cause error) error {
+	if cause == nil || errors.Is(cause, jobs.ErrCancelled) {
+		return nil
+	}
+	_, err := e.update(r.Group(), func(g *group) error {
+		public := asPublic(cause)
+		g.Problem, g.Hint = r.Kind()+": "+public.Message, public.Hint
+		return nil
+	})
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil // removed meanwhile
+	}
+	return err
+}
+
+func asPublic(err error) *api.Error {
+	var e *api.Error
+	errors.As(public(err), &e)
+	return e
+}
+
+// mirrorKind makes the first complete copy.
+func (e *Engine) mirrorKind() jobs.Kind {
+	return jobs.Kind{Name: string(protection.OrderMirror), Ended: e.cycleEnded, Steps: []jobs.Step{
+		{Name: "provision", Do: func(ctx context.Context, r *jobs.Run) error {
+			g, err := e.group(r.Group())
+			if err != nil || g.Reversed {
+				return err
+			}
+			return e.provision(ctx, g.ID)
+		}},
+		e.copyStep("copy"),
+	}}
+}
+
+// cycleKind makes one recovery point.
+func (e *Engine) cycleKind() jobs.Kind {
+	return jobs.Kind{Name: string(protection.OrderCycle), Ended: e.cycleEnded, Steps: []jobs.Step{
+		e.copyStep("copy"),
+		{Name: "retention", Do: func(ctx context.Context, r *jobs.Run) error { return e.prune(ctx, r.Group()) }},
+	}}
+}
+
+// copyStep is a cycle as a step of a job.
+func (e *Engine) copyStep(name string) jobs.Step {
+	return jobs.Step{Name: name, Do: func(ctx context.Context, r *jobs.Run) error {
+		p, err := e.cycle(ctx, r, name)
+		if err != nil {
+			return err
+		}
+		r.Result("bytesRead", float64(p.BytesRead))
+		r.Result("bytesWritten", float64(p.BytesWritten))
+		r.Result("seconds", p.Seconds)
+		e.publish("point", "created", p.ID, r.Group(), "")
+		return nil
+	}}
+}
+
+// cycleEnded counts failures, so that the schedule backs off, and orders a full compare after a mismatch.
+func (e *Engine) cycleEnded(ctx context.Context, r *jobs.Run, cause error) error {
+	if cause == nil {
+		return nil
+	}
+	_, err := e.update(r.Group(), func(g *group) error {
+		g.Attempt = e.Clock()
+		if !errors.Is(cause, jobs.ErrCancelled) {
+			g.Failures++
+		}
+		if errors.Is(cause, errMismatch) {
+			g.Compare = true
+		}
+		return nil
+	})
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil
+	}
+	return errors.Join(err, e.ended(ctx, r, cause))
+}
+
+// SyncNow runs a cycle now.
+func (e *Engine) SyncNow(ctx context.Context, ref string) (api.Job, error) {
+	g, err := e.group(ref)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return e.order(ctx, ref, e.nextCycle(g), work{})
+}
+
+// nextCycle is a mirror until there is a point to build on.
+func (e *Engine) nextCycle(g group) protection.Order {
+	if g.State == api.StateMirroring {
+		return protection.OrderMirror
+	}
+	return protection.OrderCycle
+}
+
+// DropPoint removes one point by hand.
+func (e *Engine) DropPoint(ctx context.Context, ref, point string) (api.Job, error) {
+	g, err := e.group(ref)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if _, err := g.point(point); err != nil {
+		return api.Job{}, err
+	}
+	return e.order(ctx, ref, protection.OrderDropPoint, work{Point: point})
+}
+
+func (e *Engine) dropPointKind() jobs.Kind {
+	return jobs.Kind{Name: string(protection.OrderDropPoint), Ended: e.ended, Steps: []jobs.Step{
+		{Name: "drop", Do: func(ctx context.Context, r *jobs.Run) error {
+			var w work
+			if err := r.Load(&w); err != nil {
+				return err
+			}
+			g, err := e.group(r.Group())
+			if err != nil {
+				return err
+			}
+			return e.dropPoint(ctx, g, w.Point)
+		}},
+	}}
+}
+
+// ListJobs gives the newest first.
+func (e *Engine) ListJobs(_ context.Context, ref string, limit int) ([]api.Job, error) {
+	if ref != "" {
+		g, err := e.group(ref)
+		if err != nil {
+			return nil, err
+		}
+		ref = g.ID
+	}
+	return e.runner.List(ref, limit)
+}
+
+// GetJob gives one job.
+func (e *Engine) GetJob(_ context.Context, id string) (api.Job, error) { return e.runner.Get(id) }
+
+// CancelJob asks a job to stop and undo.
+func (e *Engine) CancelJob(_ context.Context, id string) (api.Job, error) { return e.runner.Cancel(id) }
+
+// Events streams what happens.
+func (e *Engine) Events(ctx context.Context, after uint64) (<-chan api.Event, error) {
+	return e.Options.Events.Subscribe(ctx, after)
+}
+
+// history is what the schedule needs to know of a group's cycles.
+func (g *group) history() protection.History {
+	h := protection.History{LastAttempt: g.Attempt, Failures: g.Failures}
+	if n := len(g.Points); n > 0 {
+		h.LastTaken = g.Points[n-1].Taken
+		h.Expected = time.Duration(g.Points[n-1].Seconds * float64(time.Second))
+	}
+	return h
+}

@@ -1,0 +1,165 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"understudy/api"
+	"understudy/appliance/protection"
+	"understudy/hypervisors"
+	"understudy/snapshot"
+)
+
+// add puts a new point behind the others and keeps the figures that depend on it.
+func (g *group) add(p api.Point, now time.Time) error {
+	if n := len(g.Points); n > 0 && !g.Paused {
+		g.Worst = max(g.Worst, now.Sub(g.Points[n-1].Taken).Seconds())
+	}
+	g.Points = append(g.Points, p)
+	g.Failures, g.Problem, g.Hint, g.Attempt = 0, "", "", now
+	if g.State == api.StateMirroring {
+		return g.apply(protection.FirstPoint)
+	}
+	return nil
+}
+
+// reconcile makes the record agree with the target, which is always right about points: it learns of points that were
+// committed when nobody could record them, and forgets points that are gone. pending describes a point that an
+// interrupted cycle may have committed; nil when there was none.
+func (e *Engine) reconcile(ctx context.Context, id string, pending *api.Point) (group, error) {
+	g, err := e.group(id)
+	if err != nil {
+		return group{}, err
+	}
+	target, err := e.target(ctx, g.target().Host)
+	if err != nil {
+		return group{}, err
+	}
+	held := make([][]hypervisors.Point, len(g.Members))
+	for i := range g.Members {
+		_, to := g.Members[i].seats(g.Reversed)
+		replica, err := target.Replica(ctx, to.Replica)
+		if err != nil {
+			return group{}, err
+		}
+		status, err := replica.Status(ctx)
+		if err != nil {
+			return group{}, err
+		}
+		if status.Stray {
+			e.stray(g, g.Members[i].Name)
+		}
+		held[i] = status.Points
+	}
+	points, changed := g.agree(held, pending)
+	if !changed {
+		return g, nil
+	}
+	return e.update(id, func(g *group) error {
+		known := len(g.Points)
+		g.Points = points
+		if g.State == api.StateMirroring && known == 0 && len(points) > 0 {
+			return g.apply(protection.FirstPoint)
+		}
+		return nil
+	})
+}
+
+// agree lists the points that all members hold, with what is recorded or pending about each.
+func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []api.Point, changed bool) {
+	for _, first := range held[0] {
+		complete := true
+		var machines []api.PointMachine
+		for i, list := range held {
+			at := slices.IndexFunc(list, func(p hypervisors.Point) bool { return p.ID == first.ID })
+			if at < 0 {
+				complete = false
+				break
+			}
+			machines = append(machines, api.PointMachine{Machine: g.Members[i].Name, Disks: pointDisks(list[at].Disks)})
+		}
+		if !complete {
+			continue
+		}
+		if at := slices.IndexFunc(g.Points, func(p api.Point) bool { return p.ID == first.ID }); at >= 0 {
+			points = append(points, g.Points[at])
+			continue
+		}
+		changed = true
+		if pending != nil && pending.ID == first.ID {
+			points = append(points, *pending)
+			continue
+		}
+		points = append(points, api.Point{ID: first.ID, Taken: first.Taken, Committed: first.Committed,
+			Consistency: string(first.Consistency), Kind: kindIncremental, Machines: machines})
+	}
+	return points, changed || len(points) != len(g.Points)
+}
+
+func (e *Engine) stray(g group, machine string) {
+	e.Log.Warn("replica was started by hand", "group", g.Spec.Name, "machine", machine)
+	if _, err := e.update(g.ID, func(g *group) error {
+		g.Problem = fmt.Sprintf("the replica of %s was started by hand", machine)
+		g.Hint = "Turn it off: nothing that it writes is kept. Its recovery points are safe; order a test or a failover to run it."
+		return nil
+	}); err != nil {
+		e.Log.Warn("record stray replica", "group", g.Spec.Name, "error", err)
+	}
+}
+
+// prune drops the points that the policy no longer keeps. A point in use stays until a later cycle.
+func (e *Engine) prune(ctx context.Context, id string) error {
+	g, err := e.group(id)
+	if err != nil {
+		return err
+	}
+	times := make([]snapshot.PointTime, 0, len(g.Points))
+	for _, p := range g.Points {
+		times = append(times, snapshot.PointTime{ID: p.ID, Taken: p.Taken})
+	}
+	for _, drop := range snapshot.Drop(times, tiers(g.Spec.Policy), e.Clock()) {
+		if g.TestRun != "" && g.Test != nil && g.Test.Point == drop {
+			continue
+		}
+		if err := e.dropPoint(ctx, g, drop); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropPoint forgets a point before the target drops it, so that nobody is offered a point that is half gone.
+func (e *Engine) dropPoint(ctx context.Context, g group, point string) error {
+	target, err := e.target(ctx, g.target().Host)
+	if err != nil {
+		return err
+	}
+	if _, err := e.update(g.ID, func(g *group) error {
+		g.Points = slices.DeleteFunc(g.Points, func(p api.Point) bool { return p.ID == point })
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, m := range g.Members {
+		_, to := m.seats(g.Reversed)
+		replica, err := target.Replica(ctx, to.Replica)
+		if err != nil {
+			return err
+		}
+		if err := replica.Drop(ctx, point); err != nil {
+			return err
+		}
+	}
+	e.publish("point", "deleted", point, g.ID, "")
+	return nil
+}
+
+func tiers(p api.Policy) []snapshot.Tier {
+	out := make([]snapshot.Tier, 0, len(p.Retention))
+	for _, t := range p.Retention {
+		out = append(out, snapshot.Tier{Every: time.Duration(t.EverySeconds) * time.Second, For: time.Duration(t.ForSeconds) * time.Second, Count: t.Count})
+	}
+	return out
+}

@@ -1,0 +1,288 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"understudy/api"
+	"understudy/appliance/jobs"
+	"understudy/appliance/protection"
+	"understudy/hypervisors"
+	"understudy/provisioning"
+)
+
+// Test starts the replicas in a bubble of their own, beside running replication.
+func (e *Engine) Test(ctx context.Context, ref string, o api.TestOrder) (api.Job, error) {
+	g, err := e.group(ref)
+	if err != nil {
+		return api.Job{}, err
+	}
+	if err := protection.Can(g.decision(), protection.OrderTest); err != nil {
+		return api.Job{}, err
+	}
+	point, err := g.point(o.Point)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return e.order(ctx, ref, protection.OrderTest, work{Point: point.ID, Run: newID()})
+}
+
+func (e *Engine) testKind() jobs.Kind {
+	return jobs.Kind{Name: string(protection.OrderTest), Ended: e.ended,
+		Steps: []jobs.Step{
+			{Name: "report", Do: e.openReport},
+			{Name: "network", Do: e.makeBubble},
+			{Name: "start", Do: e.startTest},
+			{Name: "checks", Do: e.checkTest},
+		},
+		Undos: map[string]func(context.Context, *jobs.Run, string) error{
+			"report": func(_ context.Context, r *jobs.Run, _ string) error {
+				return e.closeReport(r, "the test could not be started")
+			},
+			"network": func(ctx context.Context, r *jobs.Run, _ string) error { return e.dropBubble(ctx, r) },
+			"start":   func(ctx context.Context, r *jobs.Run, _ string) error { return e.endRuns(ctx, r) },
+		},
+	}
+}
+
+// bubble is the name of the isolated network of a test.
+func bubble(run string) string { return "test-" + run }
+
+func (e *Engine) openReport(_ context.Context, r *jobs.Run) error {
+	w, err := load(r)
+	if err != nil {
+		return err
+	}
+	if err := r.Undo("report", ""); err != nil {
+		return err
+	}
+	_, err = e.update(r.Group(), func(g *group) error {
+		if g.TestRun != "" && g.TestRun != w.Run {
+			return api.Errorf(api.CodeConflict, "End it first.", "a test of group %s is up already", g.Spec.Name)
+		}
+		g.TestRun = w.Run
+		g.Test = &api.TestReport{ID: w.Run, Point: w.Point, State: "starting", Started: r.Created(), Machines: []api.TestMachine{}}
+		return nil
+	})
+	return err
+}
+
+func load(r *jobs.Run) (w work, err error) {
+	err = r.Load(&w)
+	return w, err
+}
+
+func (e *Engine) makeBubble(ctx context.Context, r *jobs.Run) error {
+	w, isolation, _, err := e.testSite(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err := r.Undo("network", ""); err != nil {
+		return err
+	}
+	return isolation.IsolatedNetwork(ctx, bubble(w.Run))
+}
+
+func (e *Engine) dropBubble(ctx context.Context, r *jobs.Run) error {
+	w, isolation, _, err := e.testSite(ctx, r)
+	if err != nil {
+		return err
+	}
+	return isolation.RemoveNetwork(ctx, bubble(w.Run))
+}
+
+// testSite is what every step of a test needs.
+func (e *Engine) testSite(ctx context.Context, r *jobs.Run) (work, hypervisors.Isolation, group, error) {
+	w, err := load(r)
+	if err != nil {
+		return w, nil, group{}, err
+	}
+	g, err := e.group(r.Group())
+	if err != nil {
+		return w, nil, g, err
+	}
+	isolation, err := ability[hypervisors.Isolation](ctx, e, g.target().Host, "isolate a test")
+	return w, isolation, g, err
+}
+
+func (e *Engine) startTest(ctx context.Context, r *jobs.Run) error {
+	w, isolation, g, err := e.testSite(ctx, r)
+	if err != nil {
+		return err
+	}
+	host, err := e.host(ctx, g.target().Host)
+	if err != nil {
+		return err
+	}
+	if err := r.Undo("start", ""); err != nil {
+		return err
+	}
+	var machines []api.TestMachine
+	for i := range g.Members {
+		_, to := g.Members[i].seats(g.Reversed)
+		replica, err := e.replicaOf(ctx, g, &g.Members[i])
+		if err != nil {
+			return err
+		}
+		vm, err := host.VM(ctx, to.VM)
+		if err != nil {
+			return err
+		}
+		run, err := replica.Run(ctx, hypervisors.RunSpec{ID: w.Run, Point: w.Point, Networks: provisioning.Bubble(vm.Hardware, bubble(w.Run))})
+		if err != nil {
+			return fmt.Errorf("start test of %s: %w", g.Members[i].Name, err)
+		}
+		machines = append(machines, api.TestMachine{Name: g.Members[i].Name, VM: run.VM, Network: bubble(w.Run), Checks: []api.CheckResult{}})
+	}
+	if err := isolation.AssertIsolated(ctx, bubble(w.Run)); err != nil {
+		return err
+	}
+	_, err = e.update(g.ID, func(g *group) error { g.Test.State, g.Test.Machines = "running", machines; return nil })
+	return err
+}
+
+// checkTest makes the boot checks inside the bubble. When one fails, the job fails but the machines stay up, so that
+// somebody can look at them; ending the test cleans up.
+func (e *Engine) checkTest(ctx context.Context, r *jobs.Run) error {
+	g, err := e.group(r.Group())
+	if err != nil {
+		return err
+	}
+	host, err := e.host(ctx, g.target().Host)
+	if err != nil {
+		return err
+	}
+	machines := g.Test.Machines
+	var problems []string
+	for i := range machines {
+		stage := provisioning.Stage{Host: host, VM: machines[i].VM, Network: machines[i].Network, Isolated: true}
+		results := stage.Run(ctx, checks(g.Spec.Machines[i].Checks))
+		machines[i].Checks = checkResults(results)
+		problems = append(problems, failures(machines[i].Name, results)...)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if _, err := e.update(g.ID, func(g *group) error {
+		g.Test.Machines, g.Test.Problem = machines, strings.Join(problems, "; ")
+		g.Test.Seconds = e.Clock().Sub(g.Test.Started).Seconds()
+		return nil
+	}); err != nil {
+		return err
+	}
+	r.Result("seconds", e.Clock().Sub(r.Created()).Seconds())
+	if err := r.Forgive(); err != nil {
+		return err
+	}
+	if len(problems) > 0 {
+		return api.Errorf(api.CodeHost, "The machines are still up: look at them, then end the test.", "checks failed: %s", strings.Join(problems, "; "))
+	}
+	return nil
+}
+
+// EndTest cleans a test up; only then has it passed.
+func (e *Engine) EndTest(ctx context.Context, ref string) (api.Job, error) {
+	g, err := e.group(ref)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return e.order(ctx, ref, protection.OrderEndTest, work{Run: g.TestRun})
+}
+
+func (e *Engine) endTestKind() jobs.Kind {
+	return jobs.Kind{Name: string(protection.OrderEndTest), Ended: e.ended, Steps: []jobs.Step{
+		{Name: "end-machines", Do: e.endRuns},
+		{Name: "network", Do: e.dropBubble},
+		{Name: "report", Do: func(_ context.Context, r *jobs.Run) error { return e.closeReport(r, "") }},
+	}}
+}
+
+func (e *Engine) endRuns(ctx context.Context, r *jobs.Run) error {
+	w, err := load(r)
+	if err != nil {
+		return err
+	}
+	g, err := e.group(r.Group())
+	if err != nil {
+		return err
+	}
+	for i := range g.Members {
+		replica, err := e.replicaOf(ctx, g, &g.Members[i])
+		if err != nil {
+			return err
+		}
+		if err := replica.End(ctx, w.Run); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) closeReport(r *jobs.Run, problem string) error {
+	_, err := e.update(r.Group(), func(g *group) error {
+		g.TestRun = ""
+		if g.Test == nil || g.Test.Ended != nil {
+			return nil
+		}
+		now := e.Clock()
+		g.Test.Ended = &now
+		if g.Test.Problem == "" {
+			g.Test.Problem = problem
+		}
+		if g.Test.State = "passed"; g.Test.Problem != "" {
+			g.Test.State = "failed"
+		}
+		return nil
+	})
+	return err
+}
+
+// checkSide makes the boot checks of a group's machines on one of its hosts, from the host's own network. The problem
+// is empty when all passed.
+func (e *Engine) checkSide(ctx context.Context, g group, hostID string, seat func(*member) string) (problem string, err error) {
+	host, err := e.host(ctx, hostID)
+	if err != nil {
+		return "", err
+	}
+	var problems []string
+	for i := range g.Members {
+		vm, err := host.VM(ctx, seat(&g.Members[i]))
+		if err != nil {
+			return "", err
+		}
+		stage := provisioning.Stage{Host: host, VM: vm.ID}
+		if len(vm.Hardware.NICs) > 0 {
+			stage.Network = vm.Hardware.NICs[0].Network
+		}
+		problems = append(problems, failures(g.Members[i].Name, stage.Run(ctx, checks(g.Spec.Machines[i].Checks)))...)
+	}
+	return strings.Join(problems, "; "), ctx.Err()
+}
+
+func checks(wishes []api.Check) []provisioning.Check {
+	out := make([]provisioning.Check, 0, len(wishes))
+	for _, c := range wishes {
+		out = append(out, provisioning.Check{Kind: provisioning.CheckKind(c.Kind), Address: c.Address, From: c.From,
+			Contains: c.Contains, Timeout: time.Duration(c.TimeoutSeconds) * time.Second})
+	}
+	return out
+}
+
+func checkResults(results []provisioning.Result) []api.CheckResult {
+	out := make([]api.CheckResult, 0, len(results))
+	for _, r := range results {
+		out = append(out, api.CheckResult{Kind: string(r.Kind), Passed: r.Passed, Message: r.Message, Seconds: r.Took.Seconds()})
+	}
+	return out
+}
+
+func failures(machine string, results []provisioning.Result) (out []string) {
+	for _, r := range results {
+		if !r.Passed {
+			out = append(out, fmt.Sprintf("%s: %s: %s", machine, r.Kind, r.Message))
+		}
+	}
+	return out
+}

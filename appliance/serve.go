@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"understudy/api/server"
+	"understudy/appliance/replication"
+	"understudy/appliance/store"
+)
+
+// closeTimeout bounds how long a daemon that was told to stop waits for its jobs to let go.
+const closeTimeout = time.Minute
+
+type serveOptions struct {
+	dataDir string
+	listen  string
+	debug   bool
+}
+
+func serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the appliance",
+		Long: `Run the appliance: the engine, its schedule and the API.
+
+The data directory holds the state (state.db), the administrator's token (admin.token, mode 0600) and the TLS
+certificate (tls/); all of them are made at the first start. One data directory serves one daemon at a time.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o) },
+		SilenceErrors: false,
+	}
+	cmd.Flags().StringVar(&o.dataDir, "data-dir", "/var/lib/understudy", "where the appliance keeps its state")
+	cmd.Flags().StringVar(&o.listen, "listen", ":8443", "address of the API")
+	cmd.Flags().BoolVar(&o.debug, "debug", false, "log more")
+	return cmd
+}
+
+func serve(ctx context.Context, o serveOptions) (err error) {
+	level := slog.LevelInfo
+	if o.debug {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	db, err := store.Open(filepath.Join(o.dataDir, "state.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	token, err := server.Token(filepath.Join(o.dataDir, "admin.token"))
+	if err != nil {
+		return err
+	}
+	certificate, err := server.Certificate(filepath.Join(o.dataDir, "tls"), certificateNames(o.listen))
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	defer listener.Close()
+
+	engine, err := replication.New(ctx, replication.Options{
+		Store: db, Events: store.NewBus(db, time.Now, log), Connect: connector(log), Version: version, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, engine.Close(ctx))
+	}()
+	engine.Run()
+	log.Info("serving", "address", listener.Addr().String(), "data", o.dataDir)
+	return server.Serve(ctx, listener, server.New(engine, server.Options{Token: token, Log: log, Version: version}), certificate)
+}
+
+// certificateNames are the names a client on this machine or in its network reaches the API by.
+func certificateNames(listen string) []string {
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if hostname, err := os.Hostname(); err == nil {
+		names = append(names, hostname)
+	}
+	if host, _, err := net.SplitHostPort(listen); err == nil && host != "" {
+		names = append(names, host)
+	}
+	return names
+}

@@ -1,0 +1,99 @@
+// Package provisioning turns a protected machine into a replica machine: its hardware on the target and the wishes
+// that override it, its networks, the bubble in which it is tested, and the checks that say whether it is on stage.
+//
+// It decides what a replica looks like and whether it works. It never moves disk content, keeps no state, and knows no
+// driver: hosts are reached through the interfaces of package hypervisors.
+package provisioning
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"understudy/hypervisors"
+)
+
+// Wishes override what a replica takes over from its source; zero values take it over.
+type Wishes struct {
+	Name   string
+	CPUs   int
+	Memory int64 // bytes
+}
+
+// Networks maps the name of a source network to the name of a target network. Networks that are not named keep theirs.
+type Networks map[string]string
+
+// Target gives the target's name for a source network.
+func (n Networks) Target(source string) string {
+	if to, ok := n[source]; ok {
+		return to
+	}
+	return source
+}
+
+// Replica derives the hardware of a replica from its source: everything a guest can see stays (disks, their ids, buses
+// and sizes, NIC models, MAC addresses, firmware), except what the wishes say and what protection leaves out. It fails
+// with ErrInvalid when nothing would be left to protect, and ErrUnknownNetwork when a NIC would lead to a network that
+// the target does not have.
+func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hypervisors.Network) (hypervisors.Hardware, error) {
+	hw := source.Hardware
+	if w.Name != "" {
+		hw.Name = w.Name
+	}
+	if w.CPUs > 0 {
+		hw.CPUs = w.CPUs
+	}
+	if w.Memory > 0 {
+		hw.Memory = w.Memory
+	}
+	hw.Disks = slices.Clone(hw.Disks)
+	hw.Disks = slices.DeleteFunc(hw.Disks, func(d hypervisors.Disk) bool { return d.Excluded != "" })
+	if len(hw.Disks) == 0 {
+		return hw, &hypervisors.Error{
+			Op: "protect", Subject: "machine " + source.Hardware.Name,
+			Err:  fmt.Errorf("%w: it has no disk that can be protected%s", hypervisors.ErrInvalid, excluded(source.Hardware.Disks)),
+			Hint: "Give the machine a disk image of its own (qcow2 for change tracking).",
+		}
+	}
+	hw.NICs = slices.Clone(hw.NICs)
+	for i, nic := range hw.NICs {
+		to := networks.Target(nic.Network)
+		if !slices.ContainsFunc(target, func(n hypervisors.Network) bool { return n.Name == to }) {
+			return hw, &hypervisors.Error{
+				Op: "map network", Subject: fmt.Sprintf("%q of machine %s", nic.Network, source.Hardware.Name),
+				Err:  fmt.Errorf("%w: the target has no network %q", hypervisors.ErrUnknownNetwork, to),
+				Hint: "Map it to one of: " + strings.Join(names(target), ", ") + ".",
+			}
+		}
+		hw.NICs[i].Network = to
+	}
+	return hw, nil
+}
+
+// Bubble maps every NIC of a machine, by MAC, to one isolated network.
+func Bubble(hw hypervisors.Hardware, network string) map[string]string {
+	m := make(map[string]string, len(hw.NICs))
+	for _, nic := range hw.NICs {
+		m[nic.MAC] = network
+	}
+	return m
+}
+
+func excluded(disks []hypervisors.Disk) string {
+	var why []string
+	for _, d := range disks {
+		why = append(why, d.ID+": "+d.Excluded)
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(why, "; ") + ")"
+}
+
+func names(networks []hypervisors.Network) []string {
+	var out []string
+	for _, n := range networks {
+		out = append(out, n.Name)
+	}
+	return out
+}
