@@ -66,6 +66,8 @@ type Keep struct {
 	ChangeIDs map[string][]ChangeID
 	// TestRuns that are still wanted, by their run id.
 	TestRuns []string
+	// Networks of ours that are still wanted, by name, even if nothing is connected to them yet.
+	Networks []string
 }
 
 // Power turns machines on and off.
@@ -332,6 +334,7 @@ type Guest interface {
 	// AgentPing returns nil when the guest agent answers.
 	AgentPing(ctx context.Context, vm string) error
 	// Dial opens a TCP connection to addr ("ip:port") from within the named network of the host, so that a guest in an
-	// isolated network can be asked. from is the address with prefix to use there ("192.0.2.9/24").
+	// isolated network can be asked. from is the address with prefix to use there ("192.0.2.9/24"); empty: the host's
+	// own way, for networks that have one.
 	Dial(ctx context.Context, network, from, addr string) (net.Conn, error)
 }
