@@ -1,0 +1,150 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"understudy/api"
+)
+
+// What a reader may lag behind before its channel is closed, and how much of a replay is held in memory at once.
+const (
+	maxLag     = 1024
+	replayPage = 256
+)
+
+// progress marks events that are shown and forgotten.
+const progress = "progress"
+
+// Bus keeps events and hands them to whoever listens. Events with Action "progress" are transient: they are not kept
+// and carry the id of the last event that was, so that a reader who resumes after any id it saw misses progress only.
+type Bus struct {
+	db    *DB
+	clock func() time.Time
+	log   *slog.Logger
+
+	mu   sync.Mutex // held over append and hand-out: readers see the order of the ids
+	last uint64
+	subs map[*subscriber]struct{}
+}
+
+// subscriber is one reader. live is closed, under Bus.mu, when it lags too far behind.
+type subscriber struct {
+	live chan api.Event
+}
+
+// NewBus makes a bus over the events of db. There must be one only, and nobody else may append.
+func NewBus(db *DB, clock func() time.Time, log *slog.Logger) *Bus {
+	return &Bus{db: db, clock: clock, log: log, last: db.LastEvent(), subs: map[*subscriber]struct{}{}}
+}
+
+// Publish keeps the event (durable on return; progress is not kept) and hands it on without waiting for any reader. It
+// sets the id, and the time when it is zero. An event that cannot be kept is logged and handed on like progress.
+func (b *Bus) Publish(e api.Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e.Time.IsZero() {
+		e.Time = b.clock().UTC()
+	}
+	if e.Action != progress {
+		kept, err := b.db.AppendEvent(e)
+		if err != nil {
+			b.log.Error("event lost", "kind", e.Kind, "action", e.Action, "subject", e.Subject, "error", err)
+		} else {
+			b.last = kept.ID
+		}
+	}
+	e.ID = b.last
+	for s := range b.subs {
+		b.hand(s, e)
+	}
+}
+
+// hand gives e to one reader. The second half of the room is kept for events that matter.
+func (b *Bus) hand(s *subscriber, e api.Event) {
+	if e.Action == progress && len(s.live) >= maxLag/2 {
+		return
+	}
+	select {
+	case s.live <- e:
+	default:
+		delete(b.subs, s)
+		close(s.live)
+	}
+}
+
+// Subscribe gives the kept events after the id and then those that happen, without a gap and without doubles, until ctx
+// ends. After 0 (or an id that never was) means from now on. The channel is closed when ctx ends and when the reader is
+// too slow; it may then subscribe again after the last id it saw. When events after the id are no longer kept, the
+// first one it gets has an id that does not follow.
+func (b *Bus) Subscribe(ctx context.Context, after uint64) (<-chan api.Event, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s := &subscriber{live: make(chan api.Event, maxLag)}
+	b.mu.Lock()
+	b.subs[s] = struct{}{}
+	until := b.last // everything later comes through s.live
+	b.mu.Unlock()
+
+	out := make(chan api.Event)
+	go func() {
+		defer close(out)
+		defer b.leave(s)
+		if after != 0 && !b.replay(ctx, after, until, out) {
+			return
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case e, open := <-s.live:
+				if !open || !send(ctx, out, e) {
+					return
+				}
+			}
+		}
+	}()
+	return out, nil
+}
+
+func (b *Bus) leave(s *subscriber) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.subs, s)
+}
+
+// replay sends the kept events with after < id <= until; false when the reader is gone.
+func (b *Bus) replay(ctx context.Context, after, until uint64, out chan<- api.Event) bool {
+	for after < until {
+		page, err := b.db.EventsAfter(after, replayPage)
+		if err != nil {
+			b.log.Error("replay of events ended", "after", after, "error", err)
+			return false
+		}
+		for _, e := range page {
+			if e.ID > until {
+				return true
+			}
+			if !send(ctx, out, e) {
+				return false
+			}
+			after = e.ID
+		}
+		if len(page) == 0 {
+			return true
+		}
+	}
+	return true
+}
+
+func send(ctx context.Context, out chan<- api.Event, e api.Event) bool {
+	select {
+	case out <- e:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
