@@ -1,0 +1,119 @@
+package jobs
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"understudy/api"
+	"understudy/hypervisors"
+)
+
+// record is what the store keeps of a job.
+type record struct {
+	Job api.Job `json:"job"`
+	// State is the job's own: the input, then what steps saved.
+	State json.RawMessage `json:"state,omitempty"`
+	// Next is the index of the step to do; all steps done means success.
+	Next  int      `json:"next"`
+	Locks []string `json:"locks,omitempty"`
+	Undos []undo   `json:"undos,omitempty"` // oldest first
+	// Cancel was asked for and not yet acted on.
+	Cancel bool `json:"cancel,omitempty"`
+	// Forgiven: past a point of no return, nothing to undo since.
+	Forgiven bool `json:"forgiven,omitempty"`
+	// Failure is set as soon as the job cannot succeed any more.
+	Failure *failure `json:"failure,omitempty"`
+}
+
+type undo struct {
+	Name string `json:"name"`
+	Arg  string `json:"arg,omitempty"`
+}
+
+// failure is an error that survives a restart.
+type failure struct {
+	Code      api.Code `json:"code"`
+	Message   string   `json:"message"`
+	Hint      string   `json:"hint,omitempty"`
+	Cancelled bool     `json:"cancelled,omitempty"`
+	Undone    []string `json:"undone,omitempty"` // what could not be undone, for people
+}
+
+func newFailure(err error) *failure {
+	f := &failure{Code: api.CodeOf(err), Message: err.Error(), Hint: hypervisors.Hint(err)}
+	if e := (*api.Error)(nil); errors.As(err, &e) && e.Hint != "" {
+		f.Hint = e.Hint
+	}
+	return f
+}
+
+// message is the error with what was left behind.
+func (f *failure) message() string {
+	if len(f.Undone) == 0 {
+		return f.Message
+	}
+	return f.Message + "; not undone: " + strings.Join(f.Undone, "; ")
+}
+
+// err is nil for a nil failure.
+func (f *failure) err() error {
+	if f == nil {
+		return nil
+	}
+	e := &api.Error{Code: f.Code, Message: f.message(), Hint: f.Hint}
+	if f.Cancelled {
+		e.Err = ErrCancelled
+	}
+	return e
+}
+
+func (f *failure) state() api.JobState {
+	switch {
+	case f == nil:
+		return api.JobSucceeded
+	case f.Cancelled:
+		return api.JobCancelled
+	default:
+		return api.JobFailed
+	}
+}
+
+// clone shares nothing that is changed in place.
+func (r record) clone() record {
+	r.Job = view(r.Job)
+	r.Undos = slices.Clone(r.Undos)
+	if r.Failure != nil {
+		f := *r.Failure
+		f.Undone = slices.Clone(f.Undone)
+		r.Failure = &f
+	}
+	return r
+}
+
+// view is a job that may be given away.
+func view(j api.Job) api.Job {
+	j.Steps = slices.Clone(j.Steps)
+	j.Result = maps.Clone(j.Result)
+	return j
+}
+
+// ulids ascend within one run of the appliance even when its clock is set back.
+func ulids(clock func() time.Time) func() string {
+	var mu sync.Mutex
+	var last uint64
+	entropy := ulid.Monotonic(rand.Reader, 0)
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		last = max(last, ulid.Timestamp(clock()))
+		return ulid.MustNew(last, entropy).String()
+	}
+}

@@ -1,0 +1,329 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"understudy/api"
+)
+
+// Runner runs the jobs of an appliance. All methods are safe for concurrent use.
+type Runner struct {
+	o    Options
+	base context.Context // ends when the appliance stops
+	stop context.CancelCauseFunc
+	wg   sync.WaitGroup
+
+	mu     sync.Mutex // taken before a Run's, never while holding one
+	kinds  map[string]Kind
+	runs   map[string]*Run // nil until they were read from the store
+	closed bool
+}
+
+// New makes a Runner. Register all kinds, then call Resume.
+func New(o Options) *Runner {
+	base, stop := context.WithCancelCause(context.Background())
+	return &Runner{o: o.withDefaults(), base: base, stop: stop, kinds: map[string]Kind{}}
+}
+
+// Register makes a kind known. Registering a name twice, or no steps, is a mistake in the program and panics.
+func (r *Runner) Register(k Kind) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, twice := r.kinds[k.Name]; twice || k.Name == "" || len(k.Steps) == 0 {
+		panic(fmt.Sprintf("jobs: kind %q registered twice, or without name or steps", k.Name))
+	}
+	r.kinds[k.Name] = k
+}
+
+// Submit starts a job; it is durable, with its input and locks, when Submit returns. The job does not end with ctx.
+// ErrLocked when another unfinished job holds one of the locks; ErrStopping after Close.
+func (r *Runner) Submit(ctx context.Context, kind, group string, input any, locks ...string) (api.Job, error) {
+	if err := ctx.Err(); err != nil {
+		return api.Job{}, err
+	}
+	state, err := json.Marshal(input)
+	if err != nil {
+		return api.Job{}, fmt.Errorf("input of job %s: %w", kind, err)
+	}
+	run, err := r.accept(kind, group, state, locks)
+	if err != nil {
+		return api.Job{}, err
+	}
+	job := run.view()
+	r.publish("created", job)
+	r.start(run)
+	return job, nil
+}
+
+func (r *Runner) accept(kind, group string, state json.RawMessage, locks []string) (*Run, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k, known := r.kinds[kind]
+	switch {
+	case r.closed:
+		return nil, ErrStopping
+	case !known:
+		return nil, fmt.Errorf("unknown kind of job %q", kind)
+	}
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	if err := r.free(locks); err != nil {
+		return nil, err
+	}
+	rec := record{State: state, Locks: slices.Clone(locks), Job: api.Job{
+		ID: r.o.NewID(), Kind: kind, Group: group, State: api.JobQueued,
+		Steps: names(k), Step: k.Steps[0].Name, Created: r.o.Clock().UTC(),
+	}}
+	run := newRun(r, rec)
+	run.kind = k
+	if err := run.change("submit", func(*record) {}); err != nil {
+		return nil, err
+	}
+	r.runs[rec.Job.ID] = run
+	return run, nil
+}
+
+// free says whether nobody holds these locks.
+func (r *Runner) free(locks []string) error {
+	for _, run := range r.runs {
+		rec := run.read() // an ended job holds none
+		for _, key := range locks {
+			if slices.Contains(rec.Locks, key) {
+				return &ErrLocked{Key: key, Job: view(rec.Job)}
+			}
+		}
+	}
+	return nil
+}
+
+// load reads the jobs from the store, once.
+func (r *Runner) load() error {
+	if r.runs != nil {
+		return nil
+	}
+	runs := map[string]*Run{}
+	err := r.o.Store.Each(Bucket, func(id string, decode func(v any) error) error {
+		var rec record
+		if err := decode(&rec); err != nil {
+			return err
+		}
+		run := newRun(r, rec)
+		if rec.Job.State.Ended() {
+			close(run.done)
+		}
+		runs[id] = run
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read jobs: %w", err)
+	}
+	r.runs = runs
+	return nil
+}
+
+// Resume lets every unfinished job go on where it was. It is called once, when all kinds are registered. Jobs of a kind
+// that is not registered stay as they are and keep their locks; they are in the error, and the others go on.
+func (r *Runner) Resume(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	if err := r.load(); err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	var ready []*Run
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(r.runs)) {
+		run := r.runs[id]
+		job := run.view()
+		if job.State.Ended() {
+			continue
+		}
+		k, known := r.kinds[job.Kind]
+		if !known {
+			errs = append(errs, fmt.Errorf("job %s: unknown kind %q", id, job.Kind))
+			continue
+		}
+		run.adopt(k)
+		ready = append(ready, run)
+	}
+	r.mu.Unlock()
+	for _, run := range ready {
+		r.start(run)
+	}
+	return errors.Join(errs...)
+}
+
+// adopt connects a job from the store with its kind. Another version may have written it: the step to do is found by
+// name, and a job whose step is gone is undone.
+func (r *Run) adopt(k Kind) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.active {
+		return
+	}
+	r.kind = k
+	steps := names(k)
+	switch i := slices.Index(steps, r.rec.Job.Step); {
+	case r.rec.Next >= len(r.rec.Job.Steps):
+		r.rec.Next = len(steps)
+	case i >= 0:
+		r.rec.Next = i
+	default:
+		r.lost = api.Errorf(api.CodeInternal, "Order it again.",
+			"this version of the appliance has no step %q to go on with", r.rec.Job.Step)
+		return
+	}
+	r.rec.Job.Steps = steps
+}
+
+// start gives the job its goroutine, unless it has one or the appliance stops.
+func (r *Runner) start(run *Run) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run.mu.Lock()
+	defer run.mu.Unlock()
+	if r.closed || run.active {
+		return
+	}
+	run.active = true
+	r.wg.Go(run.work)
+}
+
+// Cancel asks a job to stop and undo. It returns as soon as that is durable; a job that is being undone already, or was
+// cancelled, is success. CodeConflict when the job has ended or is past its point of no return.
+func (r *Runner) Cancel(id string) (api.Job, error) {
+	run, err := r.find(id)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return run.cancel()
+}
+
+// Get gives a job; CodeNotFound.
+func (r *Runner) Get(id string) (api.Job, error) {
+	run, err := r.find(id)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return run.view(), nil
+}
+
+// List gives at most limit jobs (0: all) of the group ("": of all groups), newest first.
+func (r *Runner) List(group string, limit int) ([]api.Job, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	jobs := []api.Job{}
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.runs))) {
+		if limit > 0 && len(jobs) == limit {
+			break
+		}
+		if job := r.runs[id].view(); group == "" || job.Group == group {
+			jobs = append(jobs, job)
+		}
+	}
+	return jobs, nil
+}
+
+// Wait returns the job when it has ended, its hook included. ErrStopping when the appliance stops before.
+func (r *Runner) Wait(ctx context.Context, id string) (api.Job, error) {
+	run, err := r.find(id)
+	if err != nil {
+		return api.Job{}, err
+	}
+	select {
+	case <-run.done:
+		return run.view(), nil
+	case <-ctx.Done():
+		return run.view(), context.Cause(ctx)
+	case <-r.base.Done():
+	}
+	select {
+	case <-run.done:
+		return run.view(), nil
+	default:
+		return run.view(), ErrStopping
+	}
+}
+
+// Close interrupts the steps at work, undoes nothing and waits until all have let go, or until ctx ends. Unfinished jobs
+// go on with the next Resume.
+func (r *Runner) Close(ctx context.Context) error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stop(ErrStopping)
+	gone := make(chan struct{})
+	go func() {
+		r.wg.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("jobs did not stop: %w", context.Cause(ctx))
+	}
+}
+
+func (r *Runner) find(id string) (*Run, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	run, known := r.runs[id]
+	if !known {
+		return nil, api.Errorf(api.CodeNotFound, "Jobs that ended long ago are not kept.", "there is no job %s", id)
+	}
+	return run, nil
+}
+
+// trim forgets the oldest of the ended jobs.
+func (r *Runner) trim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ended []string
+	for id, run := range r.runs {
+		if run.view().State.Ended() {
+			ended = append(ended, id)
+		}
+	}
+	if len(ended) <= keepEnded {
+		return
+	}
+	slices.Sort(ended)
+	for _, id := range ended[:len(ended)-keepEnded] {
+		if err := r.o.Store.Delete(Bucket, id); err != nil {
+			r.o.Log.Warn("old job stays", "job", id, "error", err)
+			return
+		}
+		delete(r.runs, id)
+	}
+}
+
+func (r *Runner) publish(action string, job api.Job) {
+	r.o.Publish(api.Event{
+		Time: r.o.Clock().UTC(), Kind: "job", Action: action, Subject: job.ID, Group: job.Group,
+		Message: job.Error, Job: &job,
+	})
+}
+
+func names(k Kind) []string {
+	var all []string
+	for _, s := range k.Steps {
+		all = append(all, s.Name)
+	}
+	return all
+}
