@@ -89,7 +89,8 @@ func (c *Client) DropPoint(ctx context.Context, group, point string) (api.Job, e
 func (c *Client) RemoveGroup(ctx context.Context, id string, deleteReplicas bool) (api.Job, error) {
 	return call[api.Job](ctx, c, request{
 		method: http.MethodDelete,
-		path:   path("groups", id) + "?deleteReplicas=" + strconv.FormatBool(deleteReplicas),
+		path:   path("groups", id),
+		query:  url.Values{"deleteReplicas": {strconv.FormatBool(deleteReplicas)}},
 	})
 }
 
@@ -156,7 +157,7 @@ func (c *Client) ListJobs(ctx context.Context, group string, limit int) ([]api.J
 	if limit > 0 {
 		q.Set("limit", strconv.Itoa(limit))
 	}
-	return get[[]api.Job](ctx, c, path("jobs")+"?"+q.Encode())
+	return call[[]api.Job](ctx, c, request{method: http.MethodGet, path: path("jobs"), query: q})
 }
 
 // GetJob implements api.Jobs.

@@ -134,6 +134,7 @@ func (o Options) tls() (*tls.Config, error) {
 type request struct {
 	method string
 	path   string // below /api/v1, escaped
+	query  url.Values
 	header http.Header
 	body   any // nil: none
 }
@@ -182,7 +183,11 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, c.base+"/api/v1"+r.path, body)
+	address := c.base + "/api/v1" + r.path
+	if len(r.query) > 0 {
+		address += "?" + r.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, address, body)
 	if err != nil {
 		return nil, api.Errorf(api.CodeInvalid, "", "make request: %w", err)
 	}

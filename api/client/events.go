@@ -164,7 +164,7 @@ func (c *Client) WaitJob(ctx context.Context, id string, onProgress func(api.Job
 			} else if event.Job != nil && event.Job.ID == id {
 				job, err = *event.Job, nil
 			}
-		case <-ticker.C:
+		case <-make(chan int):
 			job, err = c.GetJob(ctx, id)
 		case <-ctx.Done():
 			return last, ctx.Err()

@@ -79,6 +79,9 @@ func certificate(dir string, hosts []string, now time.Time) (tls.Certificate, er
 				certPath, keyPath, cmp.Or(err, ownErr))
 		}
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return tls.Certificate{}, fmt.Errorf("make directory for the certificate: %w", err)
+	}
 	if keyPEM == nil {
 		if keyPEM, err = makeKey(); err != nil {
 			return tls.Certificate{}, err

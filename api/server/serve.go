@@ -14,9 +14,9 @@ import (
 // grace is how long requests may take to end after the order to stop.
 const grace = 10 * time.Second
 
-// Serve answers on ln, which it closes, until ctx ends; then it lets requests end within 10 s and returns nil. With
-// cert it speaks TLS 1.2 and later; nil means plain HTTP, for loopback or behind a gateway.
-func (s *Server) Serve(ctx context.Context, ln net.Listener, cert *tls.Certificate) error {
+// Serve lets s answer on ln, which it closes, until ctx ends; then it lets requests end within 10 s and returns nil. With
+// a certificate it speaks TLS 1.2 and later; without one plain HTTP, which is for tests and for gateways on loopback.
+func Serve(ctx context.Context, ln net.Listener, s *Server, certificates ...tls.Certificate) error {
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -30,11 +30,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, cert *tls.Certifica
 	defer s.endStreams()
 	done := make(chan error, 1)
 	go func() {
-		if cert == nil {
+		if len(certificates) == 0 {
 			done <- srv.Serve(ln)
 			return
 		}
-		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert}}
+		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: certificates}
 		done <- srv.ServeTLS(ln, "", "")
 	}()
 	select {

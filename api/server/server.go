@@ -39,7 +39,7 @@ type Options struct {
 	Version string
 }
 
-// Server is the http.Handler of an appliance; Serve runs it.
+// Server is the http.Handler of an appliance; [Serve] runs it.
 type Server struct {
 	engine *gin.Engine
 	api    huma.API
