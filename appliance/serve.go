@@ -75,7 +75,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	defer listener.Close()
 
 	engine, err := replication.New(ctx, replication.Options{
-		Store: db, Events: store.NewBus(db, time.Now, log), Connect: connector(log), Version: version, Log: log,
+		Store: db, Bus: store.NewBus(db, time.Now, log), Connect: connector(log), Version: version, Log: log,
 	})
 	if err != nil {
 		return err

@@ -316,44 +316,46 @@ func (c *cycle) openDraft(ctx context.Context, m *cycleMember, plans []*diskPlan
 
 // copyDisk brings one disk of a draft to the frozen moment and makes it durable. It returns the digest of all of it.
 func (c *cycle) copyDisk(ctx context.Context, m *cycleMember, plan *diskPlan, draft hypervisors.DraftDisk) (snapshot.Digest, error) {
-	var digest snapshot.Digest
-	blocks, err := snapshot.OpenMap(draft.Map(), plan.disk.Size())
+	blocks, err := snapshot.OpenMap(ctx, draft.Map(), plan.disk.Size())
 	if err != nil {
-		return digest, err
+		return snapshot.Digest{}, err
 	}
-	switch {
-	case !draft.MapValid() || c.g.Compare:
-		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it.
-		digest, err = snapshot.Scan(ctx, draft, plan.disk.Size(), blocks)
-		m.kind = kindDifference
-	case plan.before != nil && plan.before.Size == plan.disk.Size():
-		digest, err = snapshot.ParseDigest(plan.before.Digest)
-	case plan.before != nil:
-		digest, err = snapshot.DigestOf(draft.Map(), plan.disk.Size())
-	}
+	digest, err := c.below(ctx, m, plan, draft, blocks)
 	if err != nil {
 		return digest, err
 	}
 	done := c.stats
 	stats, err := snapshot.Copy(ctx, snapshot.Job{
 		Source: plan.disk, Size: plan.disk.Size(), Extents: plan.extents,
-		Target: draft, Map: blocks, Digest: &digest,
-		Limit: int64(c.g.Spec.Policy.BandwidthMbit) * 1e6 / 8,
+		Target: draft, Map: blocks, Digest: &digest, Limit: c.e.limiter(c.g),
 		Progress: func(s snapshot.Stats) {
 			c.r.Progress(done.BytesRead+s.BytesRead, max(c.total, done.BytesRead+s.BytesRead))
 		},
 	})
-	c.stats = c.stats.Plus(stats)
+	c.stats = done.Plus(stats)
 	if err != nil {
 		return digest, err
 	}
 	if err := draft.Flush(ctx); err != nil {
 		return digest, err
 	}
-	if err := blocks.Flush(ctx); err != nil { // the map's own cache, and below it the map's disk
-		return digest, err
+	return digest, blocks.Flush(ctx)
+}
+
+// below gives the digest of what the draft holds before the copy, and makes the map say the same.
+func (c *cycle) below(ctx context.Context, m *cycleMember, plan *diskPlan, draft hypervisors.DraftDisk, blocks *snapshot.Map) (snapshot.Digest, error) {
+	size := plan.disk.Size()
+	switch {
+	case !draft.MapValid() || c.g.Compare:
+		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it.
+		m.kind = kindDifference
+		return snapshot.Scan(ctx, draft, size, blocks, nil)
+	case plan.before == nil:
+		return snapshot.Digest{}, nil // a new, empty disk
+	case plan.before.Size == size:
+		return snapshot.ParseDigest(plan.before.Digest)
 	}
-	return digest, nil
+	return blocks.Digest(ctx) // the disk changed its size
 }
 
 // verify reads both sides in full and compares, where the policy asks for it: it catches tracking that lies.
@@ -364,13 +366,14 @@ func (c *cycle) verify(ctx context.Context) error {
 	for _, m := range c.members {
 		for i, frozen := range m.disks {
 			draft := m.draft.Disks()[i]
-			result, err := snapshot.Verify(ctx, frozen, draft, frozen.Size(), draft.Map())
+			verdict, err := snapshot.Verify(ctx, snapshot.Check{Source: frozen, Replica: draft, Size: frozen.Size(),
+				Map: snapshot.ReadMap(draft.Map(), frozen.Size())})
 			if err != nil {
 				return err
 			}
-			if len(result.Mismatches) > 0 || result.Digest.String() != m.point.Disks[i].Digest {
-				return fmt.Errorf("%w: disk %s of %s differs from its source in %d places, the first at byte %d", errMismatch,
-					frozen.ID(), c.g.Members[m.index].Name, len(result.Mismatches), firstOf(result.Mismatches))
+			if !verdict.Identical() || verdict.Digest.String() != m.point.Disks[i].Digest {
+				return fmt.Errorf("%w: disk %s of %s differs from its source in %d bytes", errMismatch,
+					frozen.ID(), c.g.Members[m.index].Name, verdict.BytesDifferent)
 			}
 		}
 	}
@@ -378,13 +381,6 @@ func (c *cycle) verify(ctx context.Context) error {
 }
 
 var errMismatch = errors.New("replica is not identical to the frozen moment")
-
-func firstOf(extents []snapshot.Extent) int64 {
-	if len(extents) == 0 {
-		return 0
-	}
-	return extents[0].Offset
-}
 
 // commit is the commit point, member by member. A group's point counts only when all members have it.
 func (c *cycle) commit(ctx context.Context, cp hypervisors.Checkpoint) error {

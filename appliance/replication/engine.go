@@ -26,6 +26,7 @@ import (
 	"understudy/api"
 	"understudy/appliance/jobs"
 	"understudy/hypervisors"
+	"understudy/snapshot"
 )
 
 // Store keeps JSON values by bucket and key; a Put is durable when it returns. *store.DB is one.
@@ -33,16 +34,16 @@ type Store interface {
 	jobs.Store
 }
 
-// Events distributes what happened.
-type Events interface {
+// Bus distributes what happened.
+type Bus interface {
 	Publish(api.Event)
 	Subscribe(ctx context.Context, after uint64) (<-chan api.Event, error)
 }
 
 // Options of an Engine; all are needed unless they say otherwise.
 type Options struct {
-	Store  Store
-	Events Events
+	Store Store
+	Bus   Bus
 	// Connect opens a host by its URI, on behalf of owner (the appliance's identity, which drivers put on everything
 	// they make).
 	Connect func(ctx context.Context, uri, owner string) (hypervisors.Host, error)
@@ -65,6 +66,7 @@ type Engine struct {
 	mu     sync.Mutex
 	groups map[string]*group
 	hosts  map[string]*endpoint
+	limits map[string]*snapshot.Limiter // by group
 
 	stop func()
 	done sync.WaitGroup
@@ -90,11 +92,12 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if o.ShutdownTimeout == 0 {
 		o.ShutdownTimeout = 5 * time.Minute
 	}
-	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{}}
+	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
+		limits: map[string]*snapshot.Limiter{}}
 	if err := e.load(); err != nil {
 		return nil, err
 	}
-	e.runner = jobs.New(jobs.Options{Store: o.Store, Publish: o.Events.Publish, Clock: o.Clock, Log: o.Log, KillPoint: o.KillPoint})
+	e.runner = jobs.New(jobs.Options{Store: o.Store, Publish: o.Bus.Publish, Clock: o.Clock, Log: o.Log, KillPoint: o.KillPoint})
 	for _, kind := range e.kinds() {
 		e.runner.Register(kind)
 	}
@@ -201,5 +204,19 @@ func newID() string {
 }
 
 func (e *Engine) publish(kind, action, subject, group, message string) {
-	e.Events.Publish(api.Event{Time: e.Clock(), Kind: kind, Action: action, Subject: subject, Group: group, Message: message})
+	e.Bus.Publish(api.Event{Time: e.Clock(), Kind: kind, Action: action, Subject: subject, Group: group, Message: message})
+}
+
+// limiter is the bandwidth of a group, shared by all its copies and following its policy.
+func (e *Engine) limiter(g group) *snapshot.Limiter {
+	rate := int64(g.Spec.Policy.BandwidthMbit) * 1e6 / 8
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l, ok := e.limits[g.ID]
+	if !ok {
+		l = snapshot.NewLimiter(rate)
+		e.limits[g.ID] = l
+	}
+	l.Set(rate)
+	return l
 }

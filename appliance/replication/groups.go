@@ -129,13 +129,11 @@ func (g *group) view(now time.Time, job string) api.Group {
 	for _, m := range g.Members {
 		v.Members = append(v.Members, api.GroupMember{Name: m.Name, SourceVM: m.Home.VM, TargetVM: m.Away.VM, ReplicaID: m.Away.Replica, Problem: m.Problem})
 	}
-	v.RPO.WorstSeconds = g.Worst
+	var newest time.Time
 	if n := len(g.Points); n > 0 {
-		taken := g.Points[n-1].Taken
-		v.RPO.NewestTaken = &taken
-		v.RPO.AgeSeconds = now.Sub(taken).Seconds()
-		v.RPO.Met = protection.Met(g.Spec.Policy, taken, now)
+		newest = g.Points[n-1].Taken
 	}
+	v.RPO = protection.RPO(g.Spec.Policy, newest, g.Worst, now)
 	return v
 }
 

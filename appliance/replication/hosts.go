@@ -165,6 +165,7 @@ func (e *Engine) keep(ctx context.Context, p *endpoint) hypervisors.Keep {
 		}
 		if g.Test != nil && g.TestRun != "" {
 			keep.TestRuns = append(keep.TestRuns, g.TestRun)
+			keep.Networks = append(keep.Networks, bubble(g.TestRun))
 		}
 		if g.source().Host != p.ID {
 			continue

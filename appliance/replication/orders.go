@@ -33,7 +33,11 @@ func testLock(group string) string { return "test:" + group }
 
 // apply moves the group by an event, or says why that cannot be.
 func (g *group) apply(event protection.Event) error {
-	next, err := protection.Next(g.decision(), event)
+	d := g.decision()
+	if event == protection.ReverseDone || (event == protection.FailbackDone && g.Reversed) {
+		d.Points = len(g.OtherPoints) // what counts from here on
+	}
+	next, err := protection.Next(d, event)
 	if err != nil {
 		return err
 	}
@@ -98,7 +102,7 @@ func (e *Engine) interrupt(ctx context.Context, group string) error {
 		if j.State.Ended() || (j.Kind != string(protection.OrderCycle) && j.Kind != string(protection.OrderMirror)) {
 			continue
 		}
-		if _, err := e.runner.Cancel(j.ID); err != nil {
+		if _, err := e.runner.Cancel(j.ID); err != nil && api.CodeOf(err) != api.CodeConflict { // conflict: it is ending by itself
 			return err
 		}
 		if _, err := e.runner.Wait(ctx, j.ID); err != nil {
@@ -291,7 +295,7 @@ func (e *Engine) CancelJob(_ context.Context, id string) (api.Job, error) { retu
 
 // Events streams what happens.
 func (e *Engine) Events(ctx context.Context, after uint64) (<-chan api.Event, error) {
-	return e.Options.Events.Subscribe(ctx, after)
+	return e.Bus.Subscribe(ctx, after)
 }
 
 // history is what the schedule needs to know of a group's cycles.
