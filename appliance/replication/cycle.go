@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"understudy/api"
@@ -35,6 +36,9 @@ type cycle struct {
 	stats   snapshot.Stats // of all disks that are done
 	total   int64          // bytes to look at, as far as known
 	started time.Time
+
+	mu          sync.Mutex // guards the drafts against interrupt
+	interrupted bool
 }
 
 // cycleMember is one machine in a cycle.
@@ -138,10 +142,16 @@ func (c *cycle) run(ctx context.Context) (api.Point, error) {
 		defer cancel()
 		c.letGo(ctx, cp, outcome)
 	}()
-	if err := c.copy(ctx, cp); err != nil {
-		return api.Point{}, err
+	// A read or write that hangs knows no ctx; closing what it works on ends it.
+	stop := context.AfterFunc(ctx, func() { c.interrupt(context.WithoutCancel(ctx), cp) })
+	err = c.copy(ctx, cp)
+	if err == nil {
+		err = c.verify(ctx)
 	}
-	if err := c.verify(ctx); err != nil {
+	if !stop() {
+		return api.Point{}, errors.Join(context.Cause(ctx), err)
+	}
+	if err != nil {
 		return api.Point{}, err
 	}
 	// From the first commit on the cycle is finished whatever the user's cancel says: half a group helps nobody.
@@ -184,6 +194,23 @@ func (c *cycle) checkpoint(ctx context.Context) (hypervisors.Checkpoint, error) 
 		return c.source.Checkpoint(ctx, req)
 	}
 	return separately(ctx, c.source, req) // nobody is held still for the others
+}
+
+// interrupt makes every read and write of the cycle fail.
+func (c *cycle) interrupt(ctx context.Context, cp hypervisors.Checkpoint) {
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
+	defer cancel()
+	if err := cp.Close(ctx); err != nil {
+		c.r.Log().Warn("close checkpoint", "group", c.g.Spec.Name, "error", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interrupted = true
+	for _, m := range c.members {
+		if m.draft != nil {
+			c.warn("discard draft", m, m.draft.Discard(ctx))
+		}
+	}
 }
 
 // letGo ends the cycle at the source: first the frozen moment, then the tracking that nobody needs any more.
@@ -310,7 +337,12 @@ func (c *cycle) openDraft(ctx context.Context, m *cycleMember, plans []*diskPlan
 	if err != nil {
 		return err
 	}
-	m.draft = draft
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.draft = draft // letGo discards it
+	if c.interrupted {
+		return context.Cause(ctx)
+	}
 	return nil
 }
 
@@ -372,6 +404,9 @@ func (c *cycle) verify(ctx context.Context) error {
 				return err
 			}
 			if !verdict.Identical() || verdict.Digest.String() != m.point.Disks[i].Digest {
+				if _, err := c.e.update(c.g.ID, func(g *group) error { g.Compare = true; return nil }); err != nil {
+					return err
+				}
 				return fmt.Errorf("%w: disk %s of %s differs from its source in %d bytes", errMismatch,
 					frozen.ID(), c.g.Members[m.index].Name, verdict.BytesDifferent)
 			}

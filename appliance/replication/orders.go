@@ -209,7 +209,7 @@ func (e *Engine) copyStep(name string) jobs.Step {
 	}}
 }
 
-// cycleEnded counts failures, so that the schedule backs off, and orders a full compare after a mismatch.
+// cycleEnded counts failures, so that the schedule backs off.
 func (e *Engine) cycleEnded(ctx context.Context, r *jobs.Run, cause error) error {
 	if cause == nil {
 		return nil
@@ -218,9 +218,6 @@ func (e *Engine) cycleEnded(ctx context.Context, r *jobs.Run, cause error) error
 		g.Attempt = e.Clock()
 		if !errors.Is(cause, jobs.ErrCancelled) {
 			g.Failures++
-		}
-		if errors.Is(cause, errMismatch) {
-			g.Compare = true
 		}
 		return nil
 	})

@@ -2,7 +2,6 @@ package replication
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -38,6 +37,7 @@ func (e *Engine) reconcile(ctx context.Context, id string, pending *api.Point) (
 		return group{}, err
 	}
 	held := make([][]hypervisors.Point, len(g.Members))
+	strays, changed := make([]string, len(g.Members)), false
 	for i := range g.Members {
 		_, to := g.Members[i].seats(g.Reversed)
 		replica, err := target.Replica(ctx, to.Replica)
@@ -48,16 +48,21 @@ func (e *Engine) reconcile(ctx context.Context, id string, pending *api.Point) (
 		if err != nil {
 			return group{}, err
 		}
-		if status.Stray {
-			e.stray(g, g.Members[i].Name)
-		}
 		held[i] = status.Points
+		strays[i] = ""
+		if status.Stray {
+			strays[i] = stray
+		}
+		changed = changed || g.Members[i].Problem != strays[i]
 	}
-	points, changed := g.agree(held, pending)
-	if !changed {
+	points, news := g.agree(held, pending)
+	if !news && !changed {
 		return g, nil
 	}
 	return e.update(id, func(g *group) error {
+		for i := range g.Members {
+			g.Members[i].Problem = strays[i]
+		}
 		known := len(g.Points)
 		g.Points = points
 		if g.State == api.StateMirroring && known == 0 && len(points) > 0 {
@@ -98,16 +103,8 @@ func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []
 	return points, changed || len(points) != len(g.Points)
 }
 
-func (e *Engine) stray(g group, machine string) {
-	e.Log.Warn("replica was started by hand", "group", g.Spec.Name, "machine", machine)
-	if _, err := e.update(g.ID, func(g *group) error {
-		g.Problem = fmt.Sprintf("the replica of %s was started by hand", machine)
-		g.Hint = "Turn it off: nothing that it writes is kept. Its recovery points are safe; order a test or a failover to run it."
-		return nil
-	}); err != nil {
-		e.Log.Warn("record stray replica", "group", g.Spec.Name, "error", err)
-	}
-}
+// stray is the problem of a replica that is on without an order.
+const stray = "its replica was started by hand; turn it off: nothing that it writes is kept, its recovery points are safe"
 
 // prune drops the points that the policy no longer keeps. A point in use stays until a later cycle.
 func (e *Engine) prune(ctx context.Context, id string) error {

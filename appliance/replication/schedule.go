@@ -32,7 +32,7 @@ func (e *Engine) schedule(ctx context.Context) {
 		e.Tick(ctx)
 		if now := e.Clock(); now.Sub(looked) >= watch {
 			looked = now
-			e.guard(ctx)
+			e.Guard(ctx)
 		}
 	}
 }
@@ -53,8 +53,9 @@ func (e *Engine) Tick(ctx context.Context) {
 	}
 }
 
-// guard looks whether a machine that a failover replaced came back by itself: two of one machine must not serve.
-func (e *Engine) guard(ctx context.Context) {
+// Guard looks whether a machine that a failover replaced came back by itself: two of one machine must not serve. Run
+// calls it.
+func (e *Engine) Guard(ctx context.Context) {
 	for _, g := range e.snapshotGroups() {
 		if g.State != api.StateFailedOver && g.State != api.StateCommitted {
 			continue

@@ -155,6 +155,17 @@ func (hv *Hypervisor) LoseTracking(vm, disk string) error {
 	})
 }
 
+// Corrupt changes a disk behind the back of all change tracking, as a bug in the tracking or a rotting disk does.
+func (hv *Hypervisor) Corrupt(vm, disk string, off int64, p []byte) error {
+	return hv.Guest(vm).do(func(m *machine) error {
+		d, err := m.disk(disk)
+		if err != nil {
+			return err
+		}
+		return d.image.writeAt(p, off)
+	})
+}
+
 // ResizeDisk makes a disk larger. ErrBusy while a checkpoint is open.
 func (hv *Hypervisor) ResizeDisk(vm, disk string, size int64) error {
 	return hv.Guest(vm).do(func(m *machine) error {
