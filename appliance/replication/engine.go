@@ -67,6 +67,8 @@ type Engine struct {
 	groups map[string]*group
 	hosts  map[string]*endpoint
 	limits map[string]*snapshot.Limiter // by group
+	// creating are groups that are recorded but not provisioned yet.
+	creating map[string]bool
 
 	stop func()
 	done sync.WaitGroup
@@ -93,7 +95,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.ShutdownTimeout = 5 * time.Minute
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
-		limits: map[string]*snapshot.Limiter{}}
+		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}}
 	if err := e.load(); err != nil {
 		return nil, err
 	}

@@ -252,6 +252,7 @@ func (e *Engine) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group
 	if err := e.insert(g); err != nil {
 		return api.Group{}, err
 	}
+	defer e.created(g.ID)
 	if err := e.provision(ctx, g.ID); err != nil {
 		return api.Group{}, errors.Join(public(err), e.withdraw(context.WithoutCancel(ctx), g.ID))
 	}
@@ -331,7 +332,16 @@ func (e *Engine) insert(g *group) error {
 		return err
 	}
 	e.groups[g.ID] = g
+	e.creating[g.ID] = true
 	return nil
+}
+
+// created opens a new group to the schedule, which would otherwise mirror what is still being provisioned. After a
+// death in between the schedule finds the group and provisions it.
+func (e *Engine) created(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.creating, id)
 }
 
 // provision makes the replicas of a group, or finds the ones that are there.

@@ -42,7 +42,7 @@ func (e *Engine) Tick(ctx context.Context) {
 	now := e.Clock()
 	for _, g := range e.snapshotGroups() {
 		order := e.nextCycle(g)
-		if g.Paused || protection.Can(g.decision(), order) != nil || now.Before(protection.Due(g.Spec.Policy, g.history(), now, g.ID)) {
+		if g.Paused || e.isCreating(g.ID) || protection.Can(g.decision(), order) != nil || now.Before(protection.Due(g.Spec.Policy, g.history(), now, g.ID)) {
 			continue
 		}
 		var locked *jobs.ErrLocked
@@ -83,4 +83,10 @@ func (e *Engine) Guard(ctx context.Context) {
 			}
 		}
 	}
+}
+
+func (e *Engine) isCreating(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.creating[id]
 }
