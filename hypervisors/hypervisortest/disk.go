@@ -36,8 +36,13 @@ func (d *disk) put(p []byte, off int64) {
 	for len(p) > 0 {
 		i, at := off/block, off%block
 		n := min(int64(len(p)), block-at)
+		old := d.blocks[i]
+		if old == nil && bytes.Equal(p[:n], zeros[:n]) {
+			p, off = p[n:], off+n
+			continue
+		}
 		b := make([]byte, block)
-		copy(b, d.blocks[i])
+		copy(b, old)
 		copy(b[at:], p[:n])
 		if d.blocks[i] = b; bytes.Equal(b, zeros) {
 			delete(d.blocks, i)

@@ -16,7 +16,8 @@ import (
 // they made. Read-only checks need Host alone. All other fields are needed by the others as far as the host has the
 // capability.
 type Env struct {
-	// Host is connected as Owner. The suite never closes it.
+	// Host is connected as Owner, which has the form [a-z0-9]{8}, as the foreign one that the suite makes up. The suite
+	// never closes Host, but cleans it before and after every check with nothing to keep.
 	Host  hypervisors.Host
 	Owner string
 	// Connect opens one more connection to the same hypervisor, as any owner. The suite closes it.

@@ -280,7 +280,7 @@ func checkLiveRun(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if _, err := conn.Clean(ctx, hypervisors.Keep{}); err != nil {
+	if _, err := conn.Clean(ctx, keep(run.VM, kept.id)); err != nil {
 		return err
 	}
 	if _, err := s.test(ctx, r, hypervisors.LiveRun, "p1", network); err != nil {
@@ -289,12 +289,34 @@ func checkLiveRun(ctx context.Context, s *stage) error {
 	if err := s.wantState(ctx, run.VM, hypervisors.Running); err != nil {
 		return err
 	}
+	// Guests write as they boot, so what was kept shows in the changes alone.
+	if s.Host.Capabilities().ChangeTracking {
+		if kept, err = s.follow(ctx, run.VM, kept); err != nil {
+			return fmt.Errorf("changes of a live run over a restart: %w", err)
+		}
+	}
 	for range 2 {
 		if err := r.End(ctx, hypervisors.LiveRun); err != nil {
 			return err
 		}
 	}
-	return errors.Join(s.wantState(ctx, run.VM, hypervisors.Off), wantPoint(ctx, r, "p1", content))
+	if err := errors.Join(s.wantState(ctx, run.VM, hypervisors.Off), wantPoint(ctx, r, "p1", content)); err != nil {
+		return err
+	}
+	return s.wantFresh(ctx, r, kept, network)
+}
+
+// wantFresh starts another live run: it knows nothing of the one that ended, least of all its change id.
+func (s *stage) wantFresh(ctx context.Context, r hypervisors.Replica, ended frozen, network string) error {
+	run, err := s.test(ctx, r, hypervisors.LiveRun, "p1", network)
+	if err != nil {
+		return err
+	}
+	cp, err := s.freeze(ctx, run.VM, ended.id)
+	if err != nil {
+		return err
+	}
+	return errors.Join(allLost(ctx, cp), cp.Close(ctx), r.End(ctx, hypervisors.LiveRun))
 }
 
 func checkLiveOther(ctx context.Context, s *stage) error {
