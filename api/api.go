@@ -39,7 +39,7 @@ type Groups interface {
 	CreateGroup(ctx context.Context, spec GroupSpec) (Group, error)
 	ListGroups(ctx context.Context) ([]Group, error)
 	GetGroup(ctx context.Context, id string) (Group, error)
-	// UpdatePolicy changes the policy; revision must be the one that was read (CodeConflict).
+	// UpdatePolicy changes the policy; revision must be the one that was read (CodeStale).
 	UpdatePolicy(ctx context.Context, id string, revision int64, p Policy) (Group, error)
 	ListPoints(ctx context.Context, group string) ([]Point, error)
 	// DropPoint removes one point by hand.

@@ -201,13 +201,14 @@ func TestSilentStreamIsGivenUp(t *testing.T) {
 	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		connections <- struct{}{}
 		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = w.Write([]byte(": hello\n\n"))
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	}))
 	defer ts.Close()
 	c, err := New(ts.URL, Options{})
 	require.NoError(t, err)
-	c.pace = pace{retryFirst: time.Millisecond, retryMost: time.Millisecond, silence: 10 * time.Millisecond}
+	c.pace = pace{retryFirst: time.Millisecond, retryMost: time.Millisecond, silence: 50 * time.Millisecond}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	_, err = c.Events(ctx, 0)
@@ -215,6 +216,16 @@ func TestSilentStreamIsGivenUp(t *testing.T) {
 	for range 3 {
 		<-connections
 	}
+}
+
+func TestStreamThatNeverStartsIsGivenUp(t *testing.T) {
+	ts := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer ts.Close()
+	c, err := New(ts.URL, Options{})
+	require.NoError(t, err)
+	c.pace.silence = 10 * time.Millisecond
+	_, err = c.Events(t.Context(), 0)
+	require.ErrorIs(t, err, ErrUnreachable)
 }
 
 func TestWaitJobSurvivesRestart(t *testing.T) {

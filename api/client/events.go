@@ -26,6 +26,8 @@ type pace struct {
 
 var defaultPace = pace{retryFirst: 200 * time.Millisecond, retryMost: 5 * time.Second, silence: time.Minute, poll: 2 * time.Second}
 
+var errSilent = errors.New("the event stream is silent")
+
 // Events implements api.Jobs. The first connection is made before it returns. When the connection breaks, or the
 // appliance restarts, it connects again and reads on after the last event that was delivered; with after = 0 and no event
 // delivered yet, it reads on from the moment of the new connection. A slow reader loses nothing: the stream waits for it.
@@ -55,8 +57,10 @@ func (c *Client) openStream(ctx context.Context, after uint64) (io.ReadCloser, e
 	if after > 0 {
 		header.Set("Last-Event-ID", strconv.FormatUint(after, 10))
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	watch := time.AfterFunc(c.pace.silence, cancel)
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	cancel := func() { cancelCause(nil) }
+	watch := time.AfterFunc(c.pace.silence, func() { cancelCause(errSilent) })
+	//nolint:bodyclose // the stream that is returned closes it
 	resp, err := c.send(ctx, request{method: http.MethodGet, path: path("events"), header: header})
 	if err != nil {
 		watch.Stop()
@@ -164,7 +168,7 @@ func (c *Client) WaitJob(ctx context.Context, id string, onProgress func(api.Job
 			} else if event.Job != nil && event.Job.ID == id {
 				job, err = *event.Job, nil
 			}
-		case <-make(chan int):
+		case <-ticker.C:
 			job, err = c.GetJob(ctx, id)
 		case <-ctx.Done():
 			return last, ctx.Err()

@@ -13,7 +13,7 @@ import (
 )
 
 // readBody takes the whole body before anything looks at it, bounded in size and time. The deadline is lifted again at
-// once: net/http would take it for the end of the connection and cancel the request while hosts are still being asked.
+// once: it bounds the question, not the time in which hosts are asked and the caller is watched for leaving.
 func (s *Server) readBody(c *gin.Context) {
 	if c.Request.Body == nil || c.Request.Body == http.NoBody {
 		return

@@ -198,9 +198,9 @@ func (r *recorder) CancelJob(ctx context.Context, id string) (api.Job, error) {
 }
 
 func (r *recorder) Events(ctx context.Context, after uint64) (<-chan api.Event, error) {
-	answerTo[struct{}](r, "Events", after)
+	_, err := answerTo[struct{}](r, "Events", after)
 	if r.events == nil {
-		return make(chan api.Event), r.err
+		return make(chan api.Event), err
 	}
 	return r.events(ctx, after)
 }

@@ -15,13 +15,15 @@ import (
 type (
 	none struct{}
 
-	// OfHost, OfGroup and OfJob are the addresses. They are exported because huma passes over embedded types that are not.
+	// OfHost addresses a host. It and the next are exported because huma passes over embedded types that are not.
 	OfHost struct {
 		ID string `path:"id" maxLength:"128" doc:"Id or name of the host"`
 	}
+	// OfGroup addresses a group.
 	OfGroup struct {
 		ID string `path:"id" maxLength:"128" doc:"Id or name of the group"`
 	}
+	// OfJob addresses a job.
 	OfJob struct {
 		ID string `path:"id" maxLength:"128" doc:"Id of the job"`
 	}

@@ -51,7 +51,9 @@ func TestServeTLS(t *testing.T) {
 	require.NoError(t, err)
 	_, err = other.About(t.Context())
 	require.ErrorIs(t, err, client.ErrUnreachable)
-	require.Contains(t, err.(*api.Error).Hint, "cert.pem")
+	var e *api.Error
+	require.ErrorAs(t, err, &e)
+	require.Contains(t, e.Hint, "cert.pem")
 
 	_, err = tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
 	require.ErrorContains(t, err, "protocol version")

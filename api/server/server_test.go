@@ -266,13 +266,15 @@ func TestBadRequestsNameTheField(t *testing.T) {
 	require.Empty(t, r.calls, "nothing of this may reach the service")
 }
 
-// net/http takes a read deadline that passes for a lost connection, and cancels the request.
+// The bound is for the question, not for the answer.
 func TestSlowAnswersOutliveTheBodyTimeout(t *testing.T) {
 	const timeout = 50 * time.Millisecond
 	svc := &slow{wait: 4 * timeout}
-	_, c := start(t, svc, func(s *Server) { s.bodyTimeout = timeout })
+	url, c := start(t, svc, func(s *Server) { s.bodyTimeout = timeout })
 	_, err := c.AddHost(t.Context(), api.HostSpec{Name: "kvm1", URI: "test:///"})
 	require.NoError(t, err)
+	resp, _ := send(t, http.MethodPost, url+"/api/v1/groups/web/sync", "a body that nobody wants")
+	require.Equal(t, http.StatusAccepted, resp.StatusCode)
 }
 
 type slow struct {
@@ -281,11 +283,25 @@ type slow struct {
 }
 
 func (s *slow) AddHost(ctx context.Context, spec api.HostSpec) (api.Host, error) {
+	if err := s.work(ctx); err != nil {
+		return api.Host{}, err
+	}
+	return s.recorder.AddHost(ctx, spec)
+}
+
+func (s *slow) SyncNow(ctx context.Context, group string) (api.Job, error) {
+	if err := s.work(ctx); err != nil {
+		return api.Job{}, err
+	}
+	return s.recorder.SyncNow(ctx, group)
+}
+
+func (s *slow) work(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
-		return api.Host{}, ctx.Err()
+		return ctx.Err()
 	case <-time.After(s.wait):
-		return s.recorder.AddHost(ctx, spec)
+		return nil
 	}
 }
 
