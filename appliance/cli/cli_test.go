@@ -299,9 +299,11 @@ func TestProgressOnATerminal(t *testing.T) {
 func TestBarShowsTheJob(t *testing.T) {
 	var screen syncBuffer
 	b := newBar(&screen, func(api.Job) string { return "4.0s" })
-	b.update(someJob(api.JobRunning))
+	half := someJob(api.JobRunning)
+	half.Progress = api.Progress{Done: 512 << 20, Total: 1 << 30}
+	b.update(half)
 	require.Eventually(t, func() bool {
-		return strings.Contains(screen.String(), "cycle running: copy (2/3)") && strings.Contains(screen.String(), "3 MiB of 1 GiB  4.0s")
+		return strings.Contains(screen.String(), "cycle running: copy (2/3)") && strings.Contains(screen.String(), "[==========>-----------]  512 MiB of 1 GiB  4.0s")
 	}, time.Minute, time.Millisecond)
 	unknown := someJob(api.JobRunning)
 	unknown.Progress = api.Progress{}
