@@ -392,3 +392,29 @@ func TestIdsAreEscapedAndNotEmpty(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// script is a service that says given events.
+type script struct {
+	api.Service
+	events []api.Event
+}
+
+func (s script) Events(ctx context.Context, _ uint64) (<-chan api.Event, error) {
+	out := make(chan api.Event, len(s.events))
+	for _, event := range s.events {
+		out <- event
+	}
+	return out, nil
+}
+
+// Progress carries the id of the kept event before it, and must not be taken for a repetition of that.
+func TestProgressIsDelivered(t *testing.T) {
+	said := []api.Event{{ID: 7, Action: "updated"}, {ID: 7, Action: "progress"}, {ID: 7, Action: "progress"}, {ID: 8, Action: "updated"}}
+	events, err := startDaemon(t, script{events: said}).client().Events(t.Context(), 0)
+	require.NoError(t, err)
+	for _, want := range said {
+		got := take(t, events)
+		require.Equal(t, want.ID, got.ID)
+		require.Equal(t, want.Action, got.Action)
+	}
+}

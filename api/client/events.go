@@ -101,12 +101,13 @@ func deliver(ctx context.Context, body io.ReadCloser, after uint64, events chan<
 		if err != nil || json.Unmarshal([]byte(message.Data), &event) != nil {
 			return after // damaged in transit: the next connection brings it again
 		}
-		if event.ID <= after {
+		// Progress is not kept: it carries the id of the event before it, and is never sent twice.
+		if event.ID <= after && event.Action != "progress" {
 			continue
 		}
 		select {
 		case events <- event:
-			after = event.ID
+			after = max(after, event.ID)
 		case <-ctx.Done():
 			return after
 		}
