@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -54,6 +55,7 @@ type daemon struct {
 
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
+	runtime.LockOSThread() // Pdeathsig strikes when the thread that started the daemon ends
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	d := &daemon{t: t, dir: t.TempDir(), listen: listener.Addr().String()}
