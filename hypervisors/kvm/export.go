@@ -1,0 +1,191 @@
+package kvm
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"path"
+	"strings"
+	"time"
+
+	"understudy/snapshot/nbd"
+)
+
+// exportDir holds the sockets of our exports on a host. Its path is short because a socket's address is bounded, and it
+// is gone after a restart of the host, as the sockets should be.
+const exportDir = "/run/understudy"
+
+// exportPatience bounds the start and the end of a qemu-storage-daemon. Ending writes out what it still holds.
+const exportPatience = time.Minute
+
+// export is a qemu-storage-daemon that serves images over NBD for as long as this process lives.
+type export struct {
+	place  place
+	proc   *process
+	socket string
+	qmp    string
+}
+
+// exported is one image of an export, by the name it has there.
+type exported struct {
+	name     string
+	file     string
+	writable bool
+}
+
+// blockdev is QEMU's description of an open image.
+type blockdev struct {
+	Driver   string         `json:"driver"`
+	Node     string         `json:"node-name"`
+	ReadOnly bool           `json:"read-only"`
+	Discard  string         `json:"discard"`
+	File     map[string]any `json:"file"`
+}
+
+// startExport serves the images. It returns when they can be opened.
+func (h *host) startExport(ctx context.Context, images []exported) (*export, error) {
+	if _, err := h.place.Run(ctx, nil, "mkdir", "-p", "-m", "0700", "--", exportDir); err != nil {
+		return nil, err
+	}
+	var id [6]byte
+	rand.Read(id[:])
+	stem := path.Join(exportDir, exportPrefix(h.owner)+hex.EncodeToString(id[:]))
+	e := &export{place: h.place, socket: stem + ".nbd", qmp: stem + ".qmp"}
+	argv := []string{"qemu-storage-daemon",
+		"--chardev", "socket,id=qmp,server=on,wait=off,path=" + e.qmp, "--monitor", "chardev=qmp",
+		"--nbd-server", "addr.type=unix,max-connections=0,addr.path=" + e.socket}
+	for i, img := range images {
+		node := fmt.Sprintf("image%d", i)
+		dev, err := json.Marshal(blockdev{Driver: "qcow2", Node: node, ReadOnly: !img.writable, Discard: "unmap",
+			File: map[string]any{"driver": "file", "filename": img.file, "discard": "unmap", "aio": "threads", "read-only": !img.writable}})
+		if err != nil {
+			return nil, err
+		}
+		writable := "off"
+		if img.writable {
+			writable = "on"
+		}
+		argv = append(argv, "--blockdev", string(dev),
+			"--export", fmt.Sprintf("type=nbd,id=export%d,node-name=%s,name=%s,writable=%s", i, node, img.name, writable))
+	}
+	var err error
+	if e.proc, err = h.place.Start(ctx, argv...); err != nil {
+		return nil, err
+	}
+	if err := e.ready(ctx); err != nil {
+		_ = e.stop(ctx) // err says already what is wrong with it
+		return nil, err
+	}
+	return e, nil
+}
+
+// ready waits until the daemon takes connections. It answers them only once every export stands.
+func (e *export) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, exportPatience)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		conn, err := e.place.Dial(ctx, e.socket)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-e.proc.Done():
+			return e.died(err)
+		case <-ctx.Done():
+			return fmt.Errorf("qemu-storage-daemon does not start: %w", ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}
+
+// died says why the daemon ended, when it did; else it returns err.
+func (e *export) died(err error) error {
+	select {
+	case <-e.proc.Done():
+		if why := strings.TrimSpace(e.proc.Stderr()); why != "" {
+			return fmt.Errorf("qemu-storage-daemon: %s", why)
+		}
+	default:
+	}
+	return err
+}
+
+// open connects to one of the images.
+func (e *export) open(ctx context.Context, name string, connections int) (*nbd.Client, error) {
+	dial := func(ctx context.Context) (net.Conn, error) { return e.place.Dial(ctx, e.socket) }
+	c, err := nbd.Dial(ctx, dial, nbd.Options{Export: name, Connections: connections, Contexts: []string{nbd.Allocation}})
+	if err != nil {
+		// The daemon's own complaint, about an image that it cannot open say, tells more than a lost connection.
+		select {
+		case <-e.proc.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+		return nil, e.died(err)
+	}
+	return c, nil
+}
+
+// stop ends the daemon in good order: what was written is in the images when it returns. An error says that this is
+// not sure.
+func (e *export) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportPatience)
+	defer cancel()
+	if err := e.proc.Stop(ctx); err != nil {
+		return fmt.Errorf("end qemu-storage-daemon: %w", err)
+	}
+	if err := removeAll(ctx, e.place, e.socket, e.qmp); err != nil {
+		return err
+	}
+	if err := e.proc.Err(); err != nil {
+		return fmt.Errorf("qemu-storage-daemon ended badly: %w", err)
+	}
+	return nil
+}
+
+func exportPrefix(owner string) string { return "export." + owner + "." }
+
+// cleanExports ends daemons that have outlived us. Their lifeline should have ended them; this is for those whose
+// lifeline was killed.
+func (h *host) cleanExports(ctx context.Context) ([]string, error) {
+	names, err := list(ctx, h.place, exportDir)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, name := range names {
+		if !strings.HasPrefix(name, exportPrefix(h.owner)) {
+			continue
+		}
+		file := path.Join(exportDir, name)
+		if strings.HasSuffix(name, ".qmp") {
+			quitDaemon(ctx, h.place, file)
+		}
+		if err := removeAll(ctx, h.place, file); err != nil {
+			return removed, err
+		}
+		removed = append(removed, "export "+file)
+	}
+	return removed, nil
+}
+
+// quitDaemon asks the daemon behind a QMP socket to end and waits until it did. Where nobody listens there is nothing
+// to end, so nothing here is an error.
+func quitDaemon(ctx context.Context, p place, socket string) {
+	ctx, cancel := context.WithTimeout(ctx, exportPatience)
+	defer cancel()
+	conn, err := p.Dial(ctx, socket)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if _, err := io.WriteString(conn, `{"execute":"qmp_capabilities"}{"execute":"quit"}`); err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, conn)
+}
