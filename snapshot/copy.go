@@ -21,7 +21,7 @@ type Job struct {
 	Map *Map
 	// Digest is that of Map, and is brought up to date. May be nil.
 	Digest *Digest
-	// Workers is how many chunks are in work at once. 0: 8.
+	// Workers is how many chunks are in work at once. 0: 16.
 	Workers int
 	// ChunkBytes is the largest read, whole blocks. Memory is Workers × ChunkBytes, and some MiB. 0: 256 KiB.
 	ChunkBytes int64

@@ -11,7 +11,7 @@ import (
 
 // Defaults for copying: enough in flight to keep both ends busy, small enough for a core's cache.
 const (
-	defaultWorkers = 8
+	defaultWorkers = 16
 	defaultChunk   = 256 << 10
 	// ahead is how many extents are fetched before they are needed, so that BytesTotal is known early (1.5 MiB).
 	ahead = 64 << 10

@@ -16,6 +16,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"understudy/snapshot"
 )
@@ -34,15 +35,22 @@ type Options struct {
 	TLS *tls.Config
 	// Connections is how many to use at most when the server lets several see one disk (its multi-conn flag). 0: 2.
 	Connections int
+	// Patience is how long a server may owe replies without anything moving, before the connection is cut with
+	// ErrStalled. Flush is exempt. 0: a minute; negative: for ever.
+	Patience time.Duration
 }
 
-const defaultConnections = 2
+const (
+	defaultConnections = 2
+	defaultPatience    = time.Minute
+)
 
 // Client is one open export, safe for concurrent use. It is a [snapshot.Disk].
 type Client struct {
 	export
 	conns atomic.Pointer[[]*conn] // grows only, under mu
 	next  atomic.Uint32
+	idle  sync.Pool // of *request
 
 	mu     sync.Mutex
 	closed bool
@@ -97,6 +105,12 @@ func connect(ctx context.Context, dial Dialer, o Options) (*conn, error) {
 	}
 	n := newConn(raw, h.nc, e)
 	go n.receive()
+	if o.Patience == 0 {
+		o.Patience = defaultPatience
+	}
+	if o.Patience > 0 {
+		go n.watch(o.Patience)
+	}
 	return n, nil
 }
 
@@ -165,10 +179,26 @@ func (c *Client) conn() *conn {
 	return conns[int(c.next.Add(1))%len(conns)]
 }
 
+// request takes one that is idle, or a new one: a copy makes no garbage.
+func (c *Client) request(cmd command, off, length int64) *request {
+	r, ok := c.idle.Get().(*request)
+	if !ok {
+		r = &request{done: make(chan struct{}, 1)}
+	}
+	r.cmd, r.off, r.length, r.filled, r.err = cmd, off, length, 0, nil
+	return r
+}
+
+// free gives a finished request back. One that may still be answered must not be given back.
+func (c *Client) free(r *request) {
+	r.buf, r.extents = nil, r.extents[:0]
+	c.idle.Put(r)
+}
+
 // run makes one request without a context: it ends with the reply or with the connection.
 func (c *Client) run(r *request, payload []byte) error {
 	err := c.conn().do(context.Background(), r, payload)
-	r.free()
+	c.free(r)
 	return err
 }
 
@@ -183,7 +213,7 @@ func (c *Client) ReadAt(p []byte, off int64) (n int, err error) {
 	want := p[:min(int64(len(p)), c.size-off)]
 	for n < len(want) {
 		part := want[n : n+int(min(int64(len(want)-n), c.maxBlock))]
-		r := newRequest(cmdRead, off+int64(n), int64(len(part)))
+		r := c.request(cmdRead, off+int64(n), int64(len(part)))
 		r.buf = part
 		if err := c.run(r, nil); err != nil {
 			return n, err
@@ -203,7 +233,7 @@ func (c *Client) WriteAt(p []byte, off int64) (n int, err error) {
 	}
 	for n < len(p) {
 		part := p[n : n+int(min(int64(len(p)-n), c.maxBlock))]
-		if err := c.run(newRequest(cmdWrite, off+int64(n), int64(len(part))), part); err != nil {
+		if err := c.run(c.request(cmdWrite, off+int64(n), int64(len(part))), part); err != nil {
 			return n, err
 		}
 		n += len(part)
@@ -246,7 +276,7 @@ func (c *Client) Trim(off, n int64) error {
 func (c *Client) ranges(cmd command, off, n int64) error {
 	for n > 0 {
 		part := min(n, largestRange)
-		if err := c.run(newRequest(cmd, off, part), nil); err != nil {
+		if err := c.run(c.request(cmd, off, part), nil); err != nil {
 			return err
 		}
 		off, n = off+part, n-part
@@ -262,11 +292,11 @@ func (c *Client) Flush(ctx context.Context) error {
 	if c.flags&flagFlush == 0 {
 		return fmt.Errorf("nbd: the server cannot make writes durable: %w", errors.ErrUnsupported)
 	}
-	r := newRequest(cmdFlush, 0, 0)
+	r := c.request(cmdFlush, 0, 0)
 	err := c.conn().do(ctx, r, nil)
 	// After an early end of ctx the server may still answer r; it is left to the collector.
 	if ctx.Err() == nil {
-		r.free()
+		c.free(r)
 	}
 	return err
 }

@@ -87,6 +87,10 @@ func TestReadAtTheEnd(t *testing.T) {
 	data := random(2, 3*mib+512)
 	require.NoError(t, os.WriteFile(image, data, 0o600))
 	c := dial(t, storageDaemon(t, dir, "raw", image), nbd.Options{Export: "disk"})
+	for e, err := range c.Allocated(t.Context()) {
+		require.NoError(t, err)
+		require.Equal(t, snapshot.Extent{Length: c.Size()}, e, "nothing is known without the context")
+	}
 	buf := make([]byte, mib)
 	n, err := c.ReadAt(buf, 3*mib)
 	require.Equal(t, 512, n)

@@ -50,12 +50,12 @@ func (c *Client) Extents(ctx context.Context, name string) iter.Seq2[Extent, err
 					continue
 				}
 				if held.Length > 0 && !yield(held, nil) {
-					r.free()
+					c.free(r)
 					return
 				}
 				held = e
 			}
-			r.free()
+			c.free(r)
 		}
 		if held.Length > 0 {
 			yield(held, nil)
@@ -70,7 +70,7 @@ func (c *Client) status(ctx context.Context, name string, off int64) (*request, 
 	if !ok {
 		return nil, fmt.Errorf("%w: %q was not selected", ErrNoContext, name)
 	}
-	r := newRequest(cmdStatus, off, min(c.size-off, 2<<30))
+	r := c.request(cmdStatus, off, min(c.size-off, 2<<30))
 	r.context = id
 	if err := conn.do(ctx, r, nil); err != nil {
 		return nil, err
@@ -78,8 +78,12 @@ func (c *Client) status(ctx context.Context, name string, off int64) (*request, 
 	return r, nil
 }
 
-// Allocated yields the whole disk as data and zero extents without gaps, from the Allocation context.
+// Allocated yields the whole disk as data and zero extents without gaps, from the Allocation context. Where that was not
+// selected nothing is known, and all of the disk is data.
 func (c *Client) Allocated(ctx context.Context) snapshot.Extents {
+	if _, ok := c.contexts[Allocation]; !ok {
+		return snapshot.Whole(c.size)
+	}
 	return snapshot.Coalesce(func(yield func(snapshot.Extent, error) bool) {
 		for e, err := range c.Extents(ctx, Allocation) {
 			if !yield(snapshot.Extent{Offset: e.Offset, Length: e.Length, Zero: e.Flags&FlagZero != 0}, err) || err != nil {
@@ -101,9 +105,6 @@ func (c *Client) Changed(ctx context.Context, bitmap string) snapshot.Extents {
 				return
 			}
 		}
-	}
-	if _, ok := c.contexts[Allocation]; !ok {
-		return dirty
 	}
 	return snapshot.Within(c.Allocated(ctx), dirty)
 }

@@ -145,7 +145,7 @@ func converse(t *testing.T, b []byte) bool {
 	n := newConn(raw, raw, e)
 	c.conns.Store(&[]*conn{n})
 	// The peer speaks at once, so the receiver must not run before its request is known.
-	read, status := newRequest(cmdRead, 0, min(e.size, fuzzSize)), newRequest(cmdStatus, 0, min(e.size, fuzzSize))
+	read, status := c.request(cmdRead, 0, min(e.size, fuzzSize)), c.request(cmdStatus, 0, min(e.size, fuzzSize))
 	read.buf, status.context = make([]byte, read.length), e.contexts[Allocation]
 	_, _ = n.register(read)
 	_, _ = n.register(status)

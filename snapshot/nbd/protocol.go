@@ -124,6 +124,8 @@ const (
 var (
 	// ErrClosed is what requests get after Close.
 	ErrClosed = errors.New("nbd: connection closed")
+	// ErrStalled is what requests get when the server did not move for Options.Patience.
+	ErrStalled = errors.New("nbd: server does not answer")
 	// ErrProtocol says that the server sent what no server may send.
 	ErrProtocol = errors.New("nbd: protocol violation")
 	// ErrNoExport says that the server has no export of that name.
