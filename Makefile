@@ -1,0 +1,73 @@
+# Every target works as the first command on a fresh Debian 12 with Go and git, as root.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+LINT_VERSION := v2.12.2
+LINT := bin/golangci-lint-$(LINT_VERSION)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+FUZZTIME ?= 30s
+BENCHTIME ?= 3x
+
+# Packages that need libvirt or the lab, themselves or for their tests; asked for when a recipe runs, for before deps
+# the list cannot be made.
+list_real = go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if or (eq . "libvirt.org/go/libvirt") (eq . "understudy/hypervisors/kvm/lab")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sed 's/\.test$$//; s/ .*//; s/_test$$//' | sort -u
+
+.PHONY: help deps build demo test check fmt vet lint race real drift bench fuzz clean
+
+help: ## list all targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install the Debian packages that are missing
+	@hypervisors/kvm/lab/install.sh
+
+build: deps ## build bin/understudy
+	go build -ldflags '-X main.version=$(VERSION)' -o bin/understudy ./appliance
+
+demo: build ## protect, test, fail over and back between two real hosts; HEADLESS=1 ends by itself
+	@go build -o bin/demo ./appliance/demo
+	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
+
+test: deps race real ## all tests: pure Go with the race detector, KVM on a real lab
+
+race: deps ## tests of the packages that need no libvirt, with the race detector
+	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
+	set -x; go test -race -count=1 -timeout 10m $$pure
+
+# One package at a time: each has a lab of its own, and its guests are emulated.
+real: deps ## tests against real libvirt hosts and guests
+	@real=$$($(list_real)); set -x; go test -count=1 -timeout 14m -p 1 $$real
+
+check: deps fmt vet lint race drift ## format, vet, lint, race tests, drift
+
+fmt: ## fail where gofmt would change something
+	@files=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
+
+vet: deps ## go vet
+	go vet ./...
+
+lint: deps $(LINT) ## golangci-lint, pinned
+	$(LINT) run ./...
+
+$(LINT):
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv bin/golangci-lint $@
+
+# Routes against the contract, floors against imports, go.mod against the code.
+drift: deps ## what is generated or promised, against the code
+	go test -count=1 ./api/... .
+	go mod verify
+	go mod tidy -diff
+
+bench: deps ## measure copying against nbdcopy, and the hot paths
+	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./...
+
+fuzz: deps ## fuzz every fuzz target for FUZZTIME
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -rn1 dirname | sort -u | while read -r dir; do \
+		for f in $$(go test -list '^Fuzz' "$$dir" | grep '^Fuzz'); do \
+			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$dir"; \
+		done; \
+	done
+
+clean: ## remove what was built, and what labs keep between runs
+	rm -rf bin "$${XDG_CACHE_HOME:-$$HOME/.cache}/understudy-lab"
