@@ -25,9 +25,9 @@ func TestConformance(t *testing.T) {
 				_, vm := newMachine(t, "qcow2")
 				return vm, nil
 			},
-			Grow: grow,
+			Grow:         grow,
 			LoseTracking: func(ctx context.Context) error { return crashAndRestart(ctx, g) },
-			Storage: "default", Network: "production",
+			Storage:      "default", Network: "production",
 			Answer: hypervisortest.Answer{From: "192.168.77.253/24", Addr: g.Addr + ":80"},
 		}
 	})
