@@ -11,7 +11,7 @@ BENCHTIME ?= 3x
 
 # Packages that need libvirt or the lab, themselves or for their tests; asked for when a recipe runs, for before deps
 # the list cannot be made.
-list_real = go list -test -f '{{$$p := .ImportPath}}{{range .Deps}}{{if or (eq . "libvirt.org/go/libvirt") (eq . "understudy/hypervisors/kvm/lab")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sed 's/\.test$$//; s/ .*//; s/_test$$//' | sort -u
+list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
 
 .PHONY: help deps build demo test check fmt vet lint race real drift bench fuzz clean
 
@@ -41,7 +41,7 @@ real: deps ## tests against real libvirt hosts and guests
 check: deps fmt vet lint race drift ## format, vet, lint, race tests, drift
 
 fmt: ## fail where gofmt would change something
-	@files=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
 
 vet: deps ## go vet
 	go vet ./...
@@ -59,8 +59,9 @@ drift: deps ## what is generated or promised, against the code
 	go mod verify
 	go mod tidy -diff
 
-bench: deps ## measure copying against nbdcopy, and the hot paths
-	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./...
+bench: deps ## measure against nbdcopy and qemu-img in the same run; then the hot paths alone
+	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./snapshot/...
+	go run ./appliance/bench
 
 fuzz: deps ## fuzz every fuzz target for FUZZTIME
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -rn1 dirname | sort -u | while read -r dir; do \

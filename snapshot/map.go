@@ -120,7 +120,7 @@ func (m *Map) Set(first int64, from []Hash) error {
 		copy(entries, part)
 		if !p.dirty {
 			p.dirty = true
-
+			m.unblank(p.index)
 		}
 	})
 }

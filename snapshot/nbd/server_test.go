@@ -48,7 +48,8 @@ func serve(t *testing.T, socket string, args ...string) *os.Process {
 	})
 	deadline := time.Now().Add(patience)
 	for {
-		if _, err := os.Stat(socket); err == nil {
+		if probe, err := net.Dial("unix", socket); err == nil { // the file alone may not listen yet
+			_ = probe.Close()
 			return cmd.Process
 		}
 		select {
@@ -56,7 +57,7 @@ func serve(t *testing.T, socket string, args ...string) *os.Process {
 			require.Fail(t, "server ended", "%v: %s", args, said.String())
 		case <-time.After(5 * time.Millisecond):
 		}
-		require.True(t, time.Now().Before(deadline), "no socket after %v: %v", patience, args)
+		require.True(t, time.Now().Before(deadline), "nobody listens after %v: %v", patience, args)
 	}
 }
 
