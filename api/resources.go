@@ -122,6 +122,7 @@ type GroupMachine struct {
 	ReplicaName string  `json:"replicaName,omitempty" maxLength:"63"`
 	CPUs        int     `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"0 means as the source"`
 	Memory      int64   `json:"memory,omitempty" minimum:"0" doc:"Bytes; 0 means as the source"`
+	NICModel    string  `json:"nicModel,omitempty" enum:"virtio,e1000,e1000e,rtl8139,vmxnet3" doc:"Empty means as the source"`
 	Checks      []Check `json:"checks,omitempty" doc:"What must answer before a start counts as passed"`
 }
 

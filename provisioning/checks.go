@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
@@ -92,14 +91,19 @@ func (s Stage) until(ctx context.Context, c Check) Result {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var last error
 	for {
 		message, err := s.try(ctx, c)
 		if err == nil {
 			return Result{Kind: c.Kind, Passed: true, Message: message, Took: time.Since(start)}
 		}
+		if last == nil || ctx.Err() == nil { // that the time is over says less than what happened before
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return Result{Kind: c.Kind, Message: fmt.Sprintf("gave up after %s: %v", timeout, err), Took: time.Since(start)}
+			took := time.Since(start)
+			return Result{Kind: c.Kind, Message: fmt.Sprintf("gave up after %s: %v", took.Round(time.Millisecond), last), Took: took}
 		case <-time.After(poll):
 		}
 	}
@@ -217,25 +221,4 @@ func (c Check) from(addr string) (string, error) {
 	ip[len(ip)-1] = last
 	a, _ := netip.AddrFromSlice(ip)
 	return netip.PrefixFrom(a, prefix).String(), nil
-}
-
-// Validate finds what can be wrong with a check without trying it.
-func (c Check) Validate() error {
-	switch c.Kind {
-	case CheckRunning, CheckAgent:
-		return nil
-	case CheckTCP:
-		_, err := c.from(c.Address)
-		return err
-	case CheckHTTP:
-		u, err := url.Parse(c.Address)
-		if err != nil || u.Scheme != "http" || u.Hostname() == "" {
-			return fmt.Errorf("%w: check address %q is not an http:// URL", hypervisors.ErrInvalid, c.Address)
-		}
-		if _, err := netip.ParseAddr(u.Hostname()); err != nil {
-			return fmt.Errorf("%w: check address %q needs an IP address: an isolated network has no DNS", hypervisors.ErrInvalid, c.Address)
-		}
-		return nil
-	}
-	return fmt.Errorf("%w: unknown kind of check %q", hypervisors.ErrInvalid, c.Kind)
 }

@@ -18,6 +18,8 @@ type Wishes struct {
 	Name   string
 	CPUs   int
 	Memory int64 // bytes
+	// NICModel for all NICs: a target may have no driver for what the source has.
+	NICModel string
 }
 
 // Networks maps the name of a source network to the name of a target network. Networks that are not named keep theirs.
@@ -66,6 +68,9 @@ func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hyperv
 			}
 		}
 		hw.NICs[i].Network = to
+		if w.NICModel != "" {
+			hw.NICs[i].Model = w.NICModel
+		}
 	}
 	return hw, nil
 }

@@ -376,7 +376,7 @@ func (e *Engine) provision(ctx context.Context, id string) error {
 			return err
 		}
 		wish := g.Spec.Machines[i]
-		hw, err := provisioning.Replica(vm, provisioning.Wishes{Name: wish.ReplicaName, CPUs: wish.CPUs, Memory: wish.Memory}, mapping, networks)
+		hw, err := provisioning.Replica(vm, provisioning.Wishes{Name: wish.ReplicaName, CPUs: wish.CPUs, Memory: wish.Memory, NICModel: wish.NICModel}, mapping, networks)
 		if err != nil {
 			return err
 		}

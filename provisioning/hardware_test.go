@@ -1,0 +1,57 @@
+package provisioning_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"understudy/hypervisors"
+	"understudy/provisioning"
+)
+
+func source() hypervisors.VM {
+	return hypervisors.VM{ID: "1", Hardware: hypervisors.Hardware{Name: "web", CPUs: 2, Memory: 1 << 30, Firmware: hypervisors.UEFI, Chipset: "q35",
+		Disks: []hypervisors.Disk{{ID: "vda", Size: 1 << 30, Bus: "virtio", Boot: 1}, {ID: "sda", Excluded: "shared with another machine"}},
+		NICs:  []hypervisors.NIC{{MAC: "52:54:00:00:00:01", Model: "virtio", Network: "lan"}, {MAC: "52:54:00:00:00:02", Model: "e1000e", Network: "dmz"}}}}
+}
+
+var networks = []hypervisors.Network{{Name: "lan"}, {Name: "dr-dmz"}}
+
+func TestReplicaTakesOverWhatGuestsSee(t *testing.T) {
+	vm := source()
+	hw, err := provisioning.Replica(vm, provisioning.Wishes{}, provisioning.Networks{"dmz": "dr-dmz"}, networks)
+	require.NoError(t, err)
+	require.Len(t, hw.Disks, 1, "what cannot be protected is left out")
+	require.Equal(t, "dr-dmz", hw.NICs[1].Network)
+	require.Equal(t, "52:54:00:00:00:02", hw.NICs[1].MAC)
+	require.Equal(t, "dmz", vm.Hardware.NICs[1].Network, "the source's own description is not touched")
+	hw.Disks, hw.NICs = vm.Hardware.Disks, vm.Hardware.NICs
+	require.Equal(t, vm.Hardware, hw)
+}
+
+func TestReplicaFollowsWishes(t *testing.T) {
+	hw, err := provisioning.Replica(source(), provisioning.Wishes{Name: "web-dr", CPUs: 1, Memory: 1 << 29, NICModel: "e1000e"},
+		provisioning.Networks{"dmz": "lan"}, networks)
+	require.NoError(t, err)
+	require.Equal(t, "web-dr", hw.Name)
+	require.Equal(t, 1, hw.CPUs)
+	require.EqualValues(t, 1<<29, hw.Memory)
+	require.Equal(t, "e1000e", hw.NICs[0].Model)
+}
+
+func TestReplicaThatCannotBe(t *testing.T) {
+	_, err := provisioning.Replica(source(), provisioning.Wishes{}, nil, networks)
+	require.ErrorIs(t, err, hypervisors.ErrUnknownNetwork)
+	require.Contains(t, err.Error(), "dmz")
+	require.Contains(t, hypervisors.Hint(err), "lan, dr-dmz")
+
+	vm := source()
+	vm.Hardware.Disks = vm.Hardware.Disks[1:]
+	_, err = provisioning.Replica(vm, provisioning.Wishes{}, provisioning.Networks{"dmz": "lan"}, networks)
+	require.ErrorIs(t, err, hypervisors.ErrInvalid)
+	require.Contains(t, err.Error(), "shared with another machine")
+}
+
+func TestBubbleLeadsEveryNICInside(t *testing.T) {
+	require.Equal(t, map[string]string{"52:54:00:00:00:01": "b", "52:54:00:00:00:02": "b"}, provisioning.Bubble(source().Hardware, "b"))
+}
