@@ -35,61 +35,50 @@ func (e *Engine) failoverKind() jobs.Kind {
 		Steps: []jobs.Step{
 			e.begin(protection.FailoverStarted, api.StateFailingOver),
 			e.plannedOnly(e.copyStep("catch-up")),
-			{Name: "source-off", Do: e.sourceOff},
+			e.step("source-off", e.sourceOff),
 			e.plannedOnly(e.copyStep("last-copy")),
-			{Name: "start", Do: e.startReplicas},
-			{Name: "checks", Do: e.checkReplicas},
-			{Name: "done", Do: func(_ context.Context, r *jobs.Run) error {
-				if _, err := e.transition(r.Group(), protection.FailoverDone, api.StateFailedOver); err != nil {
+			e.step("start", e.startReplicas),
+			e.step("checks", e.checkReplicas),
+			e.step("done", func(_ context.Context, t *task) error {
+				if _, err := e.transition(t.group.ID, protection.FailoverDone, api.StateFailedOver); err != nil {
 					return err
 				}
-				return r.Forgive()
-			}},
+				return t.Forgive()
+			}),
 		},
-		Undos: map[string]func(context.Context, *jobs.Run, string) error{
+		Undos: undos{
 			"revert":    e.revert(protection.FailoverFailed, api.StateFailingOver),
-			"source-on": e.sourceOn,
-			"end-live":  e.endLive,
+			"source-on": e.undo(e.sourceOn),
+			"end-live":  e.undo(e.endLive),
 		},
 	}
 }
 
 // plannedOnly skips a step of an unplanned failover.
 func (e *Engine) plannedOnly(s jobs.Step) jobs.Step {
-	do := s.Do
-	s.Do = func(ctx context.Context, r *jobs.Run) error {
-		var w work
-		if err := r.Load(&w); err != nil || !w.Planned {
-			return err
+	return e.step(s.Name, func(ctx context.Context, t *task) error {
+		if !t.work.Planned {
+			return nil
 		}
-		return do(ctx, r)
-	}
-	return s
+		return s.Do(ctx, t.Run)
+	})
 }
 
 // sourceOff makes sure that production is off before anybody replaces it. A planned failover shuts it down. An
 // unplanned one expects it to be dead: when it lives, only an order that says so turns it off, and when nobody can tell
 // (host gone), the group's state fences it once it is back.
-func (e *Engine) sourceOff(ctx context.Context, r *jobs.Run) error {
-	var w work
-	if err := r.Load(&w); err != nil {
-		return err
+func (e *Engine) sourceOff(ctx context.Context, t *task) error {
+	if t.work.Planned {
+		return e.shutdownSource(ctx, t)
 	}
-	g, err := e.group(r.Group())
+	host, err := e.host(ctx, t.group.source().Host)
 	if err != nil {
-		return err
-	}
-	if w.Planned {
-		return e.shutdownSource(ctx, r, g)
-	}
-	host, err := e.host(ctx, g.source().Host)
-	if err != nil {
-		r.Log().Warn("source cannot be asked whether it is off", "group", g.Spec.Name, "error", err)
+		t.Log().Warn("source cannot be asked whether it is off", "group", t.group.Spec.Name, "error", err)
 		return nil
 	}
-	for _, m := range g.Members {
-		from, _ := m.seats(g.Reversed)
-		if err := e.fence(ctx, r, host, m.Name, from.VM, w.Force); err != nil {
+	for _, m := range t.group.Members {
+		from, _ := m.seats(t.group.Reversed)
+		if err := e.fence(ctx, t, host, m.Name, from.VM, t.work.Force); err != nil {
 			return err
 		}
 	}
@@ -97,13 +86,13 @@ func (e *Engine) sourceOff(ctx context.Context, r *jobs.Run) error {
 }
 
 // fence turns a machine off that must not run beside its replica, if the order allows it.
-func (e *Engine) fence(ctx context.Context, r *jobs.Run, host hypervisors.Host, name, vm string, force bool) error {
+func (e *Engine) fence(ctx context.Context, t *task, host hypervisors.Host, name, vm string, force bool) error {
 	found, err := host.VM(ctx, vm)
 	if errors.Is(err, hypervisors.ErrNotFound) || (err == nil && found.State == hypervisors.Off) {
 		return nil
 	}
 	if err != nil {
-		r.Log().Warn("source cannot be asked whether it is off", "machine", name, "error", err)
+		t.Log().Warn("source cannot be asked whether it is off", "machine", name, "error", err)
 		return nil
 	}
 	if !force {
@@ -118,7 +107,8 @@ func (e *Engine) fence(ctx context.Context, r *jobs.Run, host hypervisors.Host, 
 }
 
 // shutdownSource shuts the running machines of the source side down, in the reverse of their order.
-func (e *Engine) shutdownSource(ctx context.Context, r *jobs.Run, g group) error {
+func (e *Engine) shutdownSource(ctx context.Context, t *task) error {
+	g := t.group
 	host, err := e.host(ctx, g.source().Host)
 	if err != nil {
 		return err
@@ -138,7 +128,7 @@ func (e *Engine) shutdownSource(ctx context.Context, r *jobs.Run, g group) error
 		}
 		// Before the shutdown, because starting a machine that runs does nothing, and a death in between must not leave
 		// production off.
-		if err := r.Undo("source-on", from.VM); err != nil {
+		if err := t.Undo("source-on", from.VM); err != nil {
 			return err
 		}
 		if err := e.shutdown(ctx, power, from.VM); err != nil {
@@ -156,46 +146,34 @@ func (e *Engine) shutdown(ctx context.Context, power hypervisors.Power, vm strin
 }
 
 // sourceOn is the undo of turning a source machine off.
-func (e *Engine) sourceOn(ctx context.Context, r *jobs.Run, vm string) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	power, err := e.power(ctx, g.source().Host)
+func (e *Engine) sourceOn(ctx context.Context, t *task, vm string) error {
+	power, err := e.power(ctx, t.group.source().Host)
 	if err != nil {
 		return err
 	}
 	if err := power.Start(ctx, vm); err != nil {
 		return err
 	}
-	_, err = e.update(g.ID, func(g *group) error { g.Stopped = false; return nil })
+	_, err = e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
 	return err
 }
 
 // startReplicas starts the replica of every member from the chosen point, in the group's order.
-func (e *Engine) startReplicas(ctx context.Context, r *jobs.Run) error {
-	var w work
-	if err := r.Load(&w); err != nil {
-		return err
-	}
-	g, err := e.group(r.Group())
+func (e *Engine) startReplicas(ctx context.Context, t *task) error {
+	point, err := t.group.point(t.work.Point)
 	if err != nil {
 		return err
 	}
-	point, err := g.point(w.Point)
-	if err != nil {
+	t.work.Point = point.ID // the same one after a restart, whatever the newest is then
+	if err := t.Save(t.work); err != nil {
 		return err
 	}
-	w.Point = point.ID // the same one after a restart, whatever the newest is then
-	if err := r.Save(w); err != nil {
-		return err
-	}
-	for i := range g.Members {
-		if err := r.Undo("end-live", g.Members[i].Name); err != nil {
+	for i := range t.group.Members {
+		if err := t.Undo("end-live", t.group.Members[i].Name); err != nil {
 			return err
 		}
-		if err := e.startReplica(ctx, g, &g.Members[i], w.Point); err != nil {
-			return fmt.Errorf("start replica of %s: %w", g.Members[i].Name, err)
+		if err := e.startReplica(ctx, t.group, &t.group.Members[i], t.work.Point); err != nil {
+			return fmt.Errorf("start replica of %s: %w", t.group.Members[i].Name, err)
 		}
 	}
 	return nil
@@ -232,37 +210,46 @@ func (e *Engine) replicaOf(ctx context.Context, g group, m *member) (hypervisors
 	return target.Replica(ctx, to.Replica)
 }
 
-// endLive is the undo of starting the replica of the named member.
-func (e *Engine) endLive(ctx context.Context, r *jobs.Run, name string) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
+// eachReplica does something to the replica of every member in the direction in force, in the group's order.
+func (e *Engine) eachReplica(ctx context.Context, g group, do func(*member, hypervisors.Replica) error) error {
 	for i := range g.Members {
-		if g.Members[i].Name != name {
-			continue
+		m := &g.Members[i]
+		replica, err := e.replicaOf(ctx, g, m)
+		if err == nil {
+			err = do(m, replica)
 		}
-		replica, err := e.replicaOf(ctx, g, &g.Members[i])
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", m.Name, err)
 		}
-		return replica.End(ctx, hypervisors.LiveRun)
 	}
 	return nil
 }
 
+// endLive is the undo of starting the replica of the named member.
+func (e *Engine) endLive(ctx context.Context, t *task, name string) error {
+	return e.eachReplica(ctx, t.group, func(m *member, replica hypervisors.Replica) error {
+		if m.Name != name {
+			return nil
+		}
+		return replica.End(ctx, hypervisors.LiveRun)
+	})
+}
+
+// endAllLive ends what the replicas wrote as production.
+func (e *Engine) endAllLive(ctx context.Context, t *task) error {
+	return e.eachReplica(ctx, t.group, func(_ *member, replica hypervisors.Replica) error {
+		return replica.End(ctx, hypervisors.LiveRun)
+	})
+}
+
 // checkReplicas makes the boot checks of the replicas that run. A check that fails does not stop a failover: in the
 // worst night a machine that half works is worth more than none, and rolling back is the user's decision.
-func (e *Engine) checkReplicas(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	problem, err := e.checkSide(ctx, g, g.target().Host, func(m *member) string { _, to := m.seats(g.Reversed); return to.VM })
+func (e *Engine) checkReplicas(ctx context.Context, t *task) error {
+	problem, err := e.checkSide(ctx, t.group, t.group.target().Host, func(m *member) string { _, to := m.seats(t.group.Reversed); return to.VM })
 	if err != nil || problem == "" {
 		return err
 	}
-	_, err = e.update(g.ID, func(g *group) error {
+	_, err = e.update(t.group.ID, func(g *group) error {
 		g.Problem, g.Hint = "started, but "+problem, "Look at the machine's console; roll back if it cannot be helped."
 		return nil
 	})
@@ -294,31 +281,16 @@ func (e *Engine) rollbackKind() jobs.Kind {
 			_, err := e.transition(r.Group(), protection.RollbackStarted, api.StateRollingBack)
 			return err
 		}},
-		{Name: "end-replicas", Do: func(ctx context.Context, r *jobs.Run) error {
-			g, err := e.group(r.Group())
-			if err != nil {
-				return err
-			}
-			for _, m := range g.Members {
-				if err := e.endLive(ctx, r, m.Name); err != nil {
+		e.step("end-replicas", e.endAllLive),
+		e.step("source-on", func(ctx context.Context, t *task) error {
+			for i := 0; t.group.Stopped && i < len(t.group.Members); i++ {
+				from, _ := t.group.Members[i].seats(t.group.Reversed)
+				if err := e.sourceOn(ctx, t, from.VM); err != nil {
 					return err
 				}
 			}
 			return nil
-		}},
-		{Name: "source-on", Do: func(ctx context.Context, r *jobs.Run) error {
-			g, err := e.group(r.Group())
-			if err != nil || !g.Stopped {
-				return err
-			}
-			for i := range g.Members {
-				from, _ := g.Members[i].seats(g.Reversed)
-				if err := e.sourceOn(ctx, r, from.VM); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
+		}),
 		{Name: "done", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.RollbackDone, api.StateProtected)
 			return err

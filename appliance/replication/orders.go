@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -27,34 +26,51 @@ type work struct {
 	Home map[string]int64 `json:",omitempty"`
 }
 
+// task is a step at work: its job, what was ordered, and the group as it is now.
+type task struct {
+	*jobs.Run
+	work  work
+	group group
+}
+
+func (e *Engine) task(r *jobs.Run) (*task, error) {
+	t := &task{Run: r}
+	if err := r.Load(&t.work); err != nil {
+		return nil, err
+	}
+	var err error
+	t.group, err = e.group(r.Group())
+	return t, err
+}
+
+// step is a step of a job on a group.
+func (e *Engine) step(name string, do func(context.Context, *task) error) jobs.Step {
+	return jobs.Step{Name: name, Do: func(ctx context.Context, r *jobs.Run) error {
+		t, err := e.task(r)
+		if err != nil {
+			return err
+		}
+		return do(ctx, t)
+	}}
+}
+
+// undos are the undos of a kind of job, by name.
+type undos = map[string]func(context.Context, *jobs.Run, string) error
+
+// undo is an undo of a job on a group; arg is what was registered.
+func (e *Engine) undo(do func(ctx context.Context, t *task, arg string) error) func(context.Context, *jobs.Run, string) error {
+	return func(ctx context.Context, r *jobs.Run, arg string) error {
+		t, err := e.task(r)
+		if err != nil {
+			return err
+		}
+		return do(ctx, t, arg)
+	}
+}
+
 // dataLock is held by every job that writes replicas or changes roles, testLock by those that run tests beside them.
 func dataLock(group string) string { return "data:" + group }
 func testLock(group string) string { return "test:" + group }
-
-// apply moves the group by an event, or says why that cannot be.
-func (g *group) apply(event protection.Event) error {
-	d := g.decision()
-	if event == protection.ReverseDone || (event == protection.FailbackDone && g.Reversed) {
-		d.Points = len(g.OtherPoints) // what counts from here on
-	}
-	next, err := protection.Next(d, event)
-	if err != nil {
-		return err
-	}
-	if next.Reversed != g.Reversed {
-		g.Points, g.OtherPoints = g.OtherPoints, g.Points
-		for i := range g.Members {
-			g.Members[i].ChangeID = ""
-		}
-	}
-	g.State, g.Reversed, g.Before = next.Phase, next.Reversed, next.Before
-	return nil
-}
-
-// decision is what package protection needs to know of a group.
-func (g *group) decision() protection.State {
-	return protection.State{Phase: g.State, Reversed: g.Reversed, Points: len(g.Points), Testing: g.TestRun != "", Before: g.Before}
-}
 
 // order checks whether a group allows an order now and submits its job. A cycle that runs gives way to every order but
 // another cycle: what it has not committed, the order does not need.
@@ -166,22 +182,15 @@ func (e *Engine) ended(_ context.Context, r *jobs.Run, cause error) error {
 	return err
 }
 
-func asPublic(err error) *api.Error {
-	var e *api.Error
-	errors.As(public(err), &e)
-	return e
-}
-
 // mirrorKind makes the first complete copy.
 func (e *Engine) mirrorKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderMirror), Ended: e.cycleEnded, Steps: []jobs.Step{
-		{Name: "provision", Do: func(ctx context.Context, r *jobs.Run) error {
-			g, err := e.group(r.Group())
-			if err != nil || g.Reversed {
-				return err
+		e.step("provision", func(ctx context.Context, t *task) error {
+			if t.group.Reversed {
+				return nil
 			}
-			return e.provision(ctx, g.ID)
-		}},
+			return e.provision(ctx, t.group.ID)
+		}),
 		e.copyStep("copy"),
 	}}
 }
@@ -258,17 +267,7 @@ func (e *Engine) DropPoint(ctx context.Context, ref, point string) (api.Job, err
 
 func (e *Engine) dropPointKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderDropPoint), Ended: e.ended, Steps: []jobs.Step{
-		{Name: "drop", Do: func(ctx context.Context, r *jobs.Run) error {
-			var w work
-			if err := r.Load(&w); err != nil {
-				return err
-			}
-			g, err := e.group(r.Group())
-			if err != nil {
-				return err
-			}
-			return e.dropPoint(ctx, g, w.Point)
-		}},
+		e.step("drop", func(ctx context.Context, t *task) error { return e.dropPoint(ctx, t.group, t.work.Point) }),
 	}}
 }
 
@@ -293,14 +292,4 @@ func (e *Engine) CancelJob(_ context.Context, id string) (api.Job, error) { retu
 // Events streams what happens.
 func (e *Engine) Events(ctx context.Context, after uint64) (<-chan api.Event, error) {
 	return e.Bus.Subscribe(ctx, after)
-}
-
-// history is what the schedule needs to know of a group's cycles.
-func (g *group) history() protection.History {
-	h := protection.History{LastAttempt: g.Attempt, Failures: g.Failures}
-	if n := len(g.Points); n > 0 {
-		h.LastTaken = g.Points[n-1].Taken
-		h.Expected = time.Duration(g.Points[n-1].Seconds * float64(time.Second))
-	}
-	return h
 }

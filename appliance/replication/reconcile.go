@@ -11,19 +11,6 @@ import (
 	"understudy/snapshot"
 )
 
-// add puts a new point behind the others and keeps the figures that depend on it.
-func (g *group) add(p api.Point, now time.Time) error {
-	if n := len(g.Points); n > 0 && !g.Paused {
-		g.Worst = max(g.Worst, now.Sub(g.Points[n-1].Taken).Seconds())
-	}
-	g.Points = append(g.Points, p)
-	g.Failures, g.Problem, g.Hint, g.Attempt = 0, "", "", now
-	if g.State == api.StateMirroring {
-		return g.apply(protection.FirstPoint)
-	}
-	return nil
-}
-
 // reconcile makes the record agree with the target, which is always right about points: it learns of points that were
 // committed when nobody could record them, and forgets points that are gone. pending describes a point that an
 // interrupted cycle may have committed; nil when there was none.
@@ -70,37 +57,6 @@ func (e *Engine) reconcile(ctx context.Context, id string, pending *api.Point) (
 		}
 		return nil
 	})
-}
-
-// agree lists the points that all members hold, with what is recorded or pending about each.
-func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []api.Point, changed bool) {
-	for _, first := range held[0] {
-		complete := true
-		var machines []api.PointMachine
-		for i, list := range held {
-			at := slices.IndexFunc(list, func(p hypervisors.Point) bool { return p.ID == first.ID })
-			if at < 0 {
-				complete = false
-				break
-			}
-			machines = append(machines, api.PointMachine{Machine: g.Members[i].Name, Disks: pointDisks(list[at].Disks)})
-		}
-		if !complete {
-			continue
-		}
-		if at := slices.IndexFunc(g.Points, func(p api.Point) bool { return p.ID == first.ID }); at >= 0 {
-			points = append(points, g.Points[at])
-			continue
-		}
-		changed = true
-		if pending != nil && pending.ID == first.ID {
-			points = append(points, *pending)
-			continue
-		}
-		points = append(points, api.Point{ID: first.ID, Taken: first.Taken, Committed: first.Committed,
-			Consistency: string(first.Consistency), Kind: kindIncremental, Machines: machines})
-	}
-	return points, changed || len(points) != len(g.Points)
 }
 
 // stray is the problem of a replica that is on without an order.

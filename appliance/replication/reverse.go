@@ -21,14 +21,14 @@ func (e *Engine) reprotectKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderReprotect), Ended: e.ended,
 		Steps: []jobs.Step{
 			e.begin(protection.ReverseStarted, api.StateReversing),
-			{Name: "adopt", Do: e.adoptSource},
+			e.step("adopt", e.adoptSource),
 			{Name: "swap", Do: func(_ context.Context, r *jobs.Run) error {
 				_, err := e.transition(r.Group(), protection.ReverseDone, api.StateMirroring, api.StateProtected)
 				return err
 			}},
 			e.copyStep("copy"),
 		},
-		Undos: map[string]func(context.Context, *jobs.Run, string) error{
+		Undos: undos{
 			"revert": e.revert(protection.ReverseFailed, api.StateReversing),
 		},
 	}
@@ -36,21 +36,17 @@ func (e *Engine) reprotectKind() jobs.Kind {
 
 // adoptSource makes replicas of the machines that were the source until now. They must be off; their disks are not
 // written. There is nothing to undo: adopting again finds what is there.
-func (e *Engine) adoptSource(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
+func (e *Engine) adoptSource(ctx context.Context, t *task) error {
+	target, err := e.target(ctx, t.group.source().Host)
 	if err != nil {
 		return err
 	}
-	target, err := e.target(ctx, g.source().Host)
-	if err != nil {
-		return err
-	}
-	for i := range g.Members {
-		from, _ := g.Members[i].seats(g.Reversed)
-		_, err := target.Adopt(ctx, hypervisors.AdoptSpec{ID: from.Replica, VM: from.VM, Storage: g.source().Storage})
+	for i := range t.group.Members {
+		from, _ := t.group.Members[i].seats(t.group.Reversed)
+		_, err := target.Adopt(ctx, hypervisors.AdoptSpec{ID: from.Replica, VM: from.VM, Storage: t.group.source().Storage})
 		if errors.Is(err, hypervisors.ErrRunning) {
 			return &api.Error{Code: api.CodeConflict, Err: err, Hint: "Turn it off there: its replica is production now.",
-				Message: fmt.Sprintf("machine %s runs on both sides", g.Members[i].Name)}
+				Message: fmt.Sprintf("machine %s runs on both sides", t.group.Members[i].Name)}
 		}
 		if err != nil {
 			return err
@@ -69,13 +65,12 @@ func (e *Engine) failbackKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderFailback), Ended: e.ended,
 		Steps: []jobs.Step{
 			e.begin(protection.FailbackStarted, api.StateFailingBack),
-			{Name: "adopt", Do: func(ctx context.Context, r *jobs.Run) error {
-				g, err := e.group(r.Group())
-				if err != nil || g.Reversed {
-					return err
+			e.step("adopt", func(ctx context.Context, t *task) error {
+				if t.group.Reversed {
+					return nil
 				}
-				return e.adoptSource(ctx, r)
-			}},
+				return e.adoptSource(ctx, t)
+			}),
 			{Name: "swap", Do: func(_ context.Context, r *jobs.Run) error {
 				_, err := e.update(r.Group(), func(g *group) error {
 					if g.Reversed {
@@ -87,67 +82,58 @@ func (e *Engine) failbackKind() jobs.Kind {
 			}},
 			e.homeCopy("copy"),
 			e.homeCopy("catch-up"), // what was written during the first, so that the last is short
-			{Name: "source-off", Do: func(ctx context.Context, r *jobs.Run) error {
-				g, err := e.group(r.Group())
-				if err != nil {
-					return err
-				}
-				return e.shutdownSource(ctx, r, g)
-			}},
+			e.step("source-off", e.shutdownSource),
 			e.homeCopy("last-copy"),
-			{Name: "settle", Do: e.settleHome},
-			{Name: "start", Do: e.startHome},
-			{Name: "checks", Do: e.checkHome},
-			{Name: "turn", Do: e.turnHome},
+			e.step("settle", e.settleHome),
+			e.step("start", e.startHome),
+			e.step("checks", e.checkHome),
+			e.step("turn", e.turnHome),
 			e.copyStep("protect"),
-			{Name: "retire", Do: e.retireAway},
+			// Only now, with a point of the new direction committed, what the replicas wrote as production may go: until
+			// then their disks were the only other copy.
+			e.step("retire", e.endAllLive),
 		},
-		Undos: map[string]func(context.Context, *jobs.Run, string) error{
+		Undos: undos{
 			"revert":    e.revert(protection.FailbackFailed, api.StateFailingBack),
-			"source-on": e.sourceOn,
-			"adopt":     e.readopt,
-			"home-off":  e.homeOff,
+			"source-on": e.undo(e.sourceOn),
+			"adopt":     e.undo(e.readopt),
+			"home-off":  e.undo(e.homeOff),
 		},
 	}
 }
 
 // homeCopy is a cycle that brings differences home; the job's result adds them up.
 func (e *Engine) homeCopy(name string) jobs.Step {
-	return jobs.Step{Name: name, Do: func(ctx context.Context, r *jobs.Run) error {
-		p, err := e.cycle(ctx, r, name)
+	return e.step(name, func(ctx context.Context, t *task) error {
+		p, err := e.cycle(ctx, t.Run, name)
 		if err != nil {
 			return err
 		}
-		w, err := load(r)
-		if err != nil {
+		if err := t.Load(&t.work); err != nil { // the cycle kept notes of its own there
 			return err
 		}
-		if w.Home == nil {
-			w.Home = map[string]int64{}
+		if t.work.Home == nil {
+			t.work.Home = map[string]int64{}
 		}
-		w.Home[name] = p.BytesWritten // by step: a repeated step must not count twice
+		t.work.Home[name] = p.BytesWritten // by step: a repeated step must not count twice
 		var total int64
-		for _, n := range w.Home {
+		for _, n := range t.work.Home {
 			total += n
 		}
-		r.Result("homeBytes", float64(total))
-		e.publish("point", "created", p.ID, r.Group(), "")
-		return r.Save(w)
-	}}
+		t.Result("homeBytes", float64(total))
+		e.publish("point", "created", p.ID, t.group.ID, "")
+		return t.Save(t.work)
+	})
 }
 
 // settleHome gives the machines at home their own disks back, holding exactly the last copy.
-func (e *Engine) settleHome(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
+func (e *Engine) settleHome(ctx context.Context, t *task) error {
+	target, err := e.target(ctx, t.group.Home.Host)
 	if err != nil {
 		return err
 	}
-	target, err := e.target(ctx, g.Home.Host)
-	if err != nil {
-		return err
-	}
-	for _, m := range g.Members {
-		if err := r.Undo("adopt", m.Home.VM); err != nil {
+	for _, m := range t.group.Members {
+		if err := t.Undo("adopt", m.Home.VM); err != nil {
 			return err
 		}
 		replica, err := target.Replica(ctx, m.Home.Replica)
@@ -165,34 +151,26 @@ func (e *Engine) settleHome(ctx context.Context, r *jobs.Run) error {
 }
 
 // readopt is the undo of settling a machine: it becomes a replica again, and the next cycle compares it in full.
-func (e *Engine) readopt(ctx context.Context, r *jobs.Run, vm string) error {
-	g, err := e.group(r.Group())
+func (e *Engine) readopt(ctx context.Context, t *task, vm string) error {
+	target, err := e.target(ctx, t.group.Home.Host)
 	if err != nil {
 		return err
 	}
-	target, err := e.target(ctx, g.Home.Host)
-	if err != nil {
-		return err
-	}
-	for _, m := range g.Members {
+	for _, m := range t.group.Members {
 		if m.Home.VM == vm {
-			_, err = target.Adopt(ctx, hypervisors.AdoptSpec{ID: m.Home.Replica, VM: vm, Storage: g.Home.Storage})
+			_, err = target.Adopt(ctx, hypervisors.AdoptSpec{ID: m.Home.Replica, VM: vm, Storage: t.group.Home.Storage})
 		}
 	}
 	return err
 }
 
-func (e *Engine) startHome(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
+func (e *Engine) startHome(ctx context.Context, t *task) error {
+	power, err := e.power(ctx, t.group.Home.Host)
 	if err != nil {
 		return err
 	}
-	power, err := e.power(ctx, g.Home.Host)
-	if err != nil {
-		return err
-	}
-	for _, m := range g.Members {
-		if err := r.Undo("home-off", m.Home.VM); err != nil {
+	for _, m := range t.group.Members {
+		if err := t.Undo("home-off", m.Home.VM); err != nil {
 			return err
 		}
 		if err := power.Start(ctx, m.Home.VM); err != nil {
@@ -203,24 +181,16 @@ func (e *Engine) startHome(ctx context.Context, r *jobs.Run) error {
 }
 
 // homeOff is the undo of starting a machine at home.
-func (e *Engine) homeOff(ctx context.Context, r *jobs.Run, vm string) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	power, err := e.power(ctx, g.Home.Host)
+func (e *Engine) homeOff(ctx context.Context, t *task, vm string) error {
+	power, err := e.power(ctx, t.group.Home.Host)
 	if err != nil {
 		return err
 	}
 	return power.Stop(ctx, vm)
 }
 
-func (e *Engine) checkHome(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	problem, err := e.checkSide(ctx, g, g.Home.Host, func(m *member) string { return m.Home.VM })
+func (e *Engine) checkHome(ctx context.Context, t *task) error {
+	problem, err := e.checkSide(ctx, t.group, t.group.Home.Host, func(m *member) string { return m.Home.VM })
 	if err != nil || problem == "" {
 		return err
 	}
@@ -230,32 +200,17 @@ func (e *Engine) checkHome(ctx context.Context, r *jobs.Run) error {
 }
 
 // turnHome makes home production again: from here on there is no way back but another failover.
-func (e *Engine) turnHome(_ context.Context, r *jobs.Run) error {
-	if _, err := e.transition(r.Group(), protection.FailbackDone, api.StateProtected, api.StateMirroring); err != nil {
+func (e *Engine) turnHome(_ context.Context, t *task) error {
+	if _, err := e.transition(t.group.ID, protection.FailbackDone, api.StateProtected, api.StateMirroring); err != nil {
 		return err
 	}
-	if _, err := e.update(r.Group(), func(g *group) error {
+	if _, err := e.update(t.group.ID, func(g *group) error {
 		g.OtherPoints, g.Stopped = nil, false
 		return nil
 	}); err != nil {
 		return err
 	}
-	return r.Forgive()
-}
-
-// retireAway discards what the replicas wrote as production. It waited until the first point of the new direction was
-// committed, because until then those disks were the only other copy.
-func (e *Engine) retireAway(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	for _, m := range g.Members {
-		if err := e.endLive(ctx, r, m.Name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.Forgive()
 }
 
 // RemoveGroup ends protection.
@@ -279,54 +234,35 @@ func (e *Engine) removeKind() jobs.Kind {
 			_, err := e.transition(r.Group(), protection.RemoveStarted, api.StateRemoving)
 			return err
 		}},
-		{Name: "tests", Do: func(ctx context.Context, r *jobs.Run) error {
-			w, err := load(r)
-			if err != nil || w.Run == "" {
-				return err
+		e.step("tests", func(ctx context.Context, t *task) error {
+			if t.work.Run == "" {
+				return nil
 			}
-			if err := e.endRuns(ctx, r); err != nil {
-				return err
+			return errors.Join(e.endRuns(ctx, t), e.dropBubble(ctx, t))
+		}),
+		e.step("tracking", e.forgetTracking),
+		e.step("replicas", func(ctx context.Context, t *task) error {
+			if !t.work.DeleteReplicas {
+				return nil
 			}
-			return e.dropBubble(ctx, r)
-		}},
-		{Name: "tracking", Do: e.forgetTracking},
-		{Name: "replicas", Do: func(ctx context.Context, r *jobs.Run) error {
-			w, err := load(r)
-			if err != nil || !w.DeleteReplicas {
-				return err
-			}
-			g, err := e.group(r.Group())
-			if err != nil {
-				return err
-			}
-			return e.deleteReplicas(ctx, g.target().Host, func(yield func(string) bool) {
-				for i := range g.Members {
-					if _, to := g.Members[i].seats(g.Reversed); !yield(to.Replica) {
-						return
-					}
-				}
-			})
-		}},
+			return e.deleteReplicas(ctx, t.group)
+		}),
 		{Name: "forget", Do: func(_ context.Context, r *jobs.Run) error { return e.delete(r.Group()) }},
 	}}
 }
 
 // forgetTracking gives up change tracking at the source. A source that cannot be reached does not keep a group from
 // being removed: the next clean of that host finds what is left.
-func (e *Engine) forgetTracking(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	source, err := e.source(ctx, g.source().Host)
-	for i := 0; err == nil && i < len(g.Members); i++ {
-		from, _ := g.Members[i].seats(g.Reversed)
-		if id := g.Members[i].ChangeID; id != "" {
+func (e *Engine) forgetTracking(ctx context.Context, t *task) error {
+	source, err := e.source(ctx, t.group.source().Host)
+	for i := 0; err == nil && i < len(t.group.Members); i++ {
+		from, _ := t.group.Members[i].seats(t.group.Reversed)
+		if id := t.group.Members[i].ChangeID; id != "" {
 			err = source.Forget(ctx, from.VM, id)
 		}
 	}
 	if err != nil {
-		r.Log().Warn("change tracking stays at the source", "group", g.Spec.Name, "error", err)
+		t.Log().Warn("change tracking stays at the source", "group", t.group.Spec.Name, "error", err)
 	}
 	return nil
 }

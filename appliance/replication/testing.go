@@ -32,17 +32,17 @@ func (e *Engine) Test(ctx context.Context, ref string, o api.TestOrder) (api.Job
 func (e *Engine) testKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderTest), Ended: e.ended,
 		Steps: []jobs.Step{
-			{Name: "report", Do: e.openReport},
-			{Name: "network", Do: e.makeBubble},
-			{Name: "start", Do: e.startTest},
-			{Name: "checks", Do: e.checkTest},
+			e.step("report", e.openReport),
+			e.step("network", e.makeBubble),
+			e.step("start", e.startTest),
+			e.step("checks", e.checkTest),
 		},
-		Undos: map[string]func(context.Context, *jobs.Run, string) error{
-			"report": func(_ context.Context, r *jobs.Run, _ string) error {
-				return e.closeReport(r, "the test could not be started")
-			},
-			"network": func(ctx context.Context, r *jobs.Run, _ string) error { return e.dropBubble(ctx, r) },
-			"start":   func(ctx context.Context, r *jobs.Run, _ string) error { return e.endRuns(ctx, r) },
+		Undos: undos{
+			"report": e.undo(func(_ context.Context, t *task, _ string) error {
+				return e.closeReport(t, "the test could not be started")
+			}),
+			"network": e.undo(func(ctx context.Context, t *task, _ string) error { return e.dropBubble(ctx, t) }),
+			"start":   e.undo(func(ctx context.Context, t *task, _ string) error { return e.endRuns(ctx, t) }),
 		},
 	}
 }
@@ -50,130 +50,104 @@ func (e *Engine) testKind() jobs.Kind {
 // bubble is the name of the isolated network of a test.
 func bubble(run string) string { return "test-" + run }
 
-func (e *Engine) openReport(_ context.Context, r *jobs.Run) error {
-	w, err := load(r)
-	if err != nil {
+func (e *Engine) openReport(_ context.Context, t *task) error {
+	if err := t.Undo("report", ""); err != nil {
 		return err
 	}
-	if err := r.Undo("report", ""); err != nil {
-		return err
-	}
-	_, err = e.update(r.Group(), func(g *group) error {
-		if g.TestRun != "" && g.TestRun != w.Run {
+	_, err := e.update(t.group.ID, func(g *group) error {
+		if g.TestRun != "" && g.TestRun != t.work.Run {
 			return api.Errorf(api.CodeConflict, "End it first.", "a test of group %s is up already", g.Spec.Name)
 		}
-		g.TestRun = w.Run
-		g.Test = &api.TestReport{ID: w.Run, Point: w.Point, State: "starting", Started: r.Created(), Machines: []api.TestMachine{}}
+		g.TestRun = t.work.Run
+		g.Test = &api.TestReport{ID: t.work.Run, Point: t.work.Point, State: "starting", Started: t.Created(), Machines: []api.TestMachine{}}
 		return nil
 	})
 	return err
 }
 
-func load(r *jobs.Run) (w work, err error) {
-	err = r.Load(&w)
-	return w, err
+func (e *Engine) makeBubble(ctx context.Context, t *task) error {
+	isolation, err := e.isolation(ctx, t.group)
+	if err != nil {
+		return err
+	}
+	if err := t.Undo("network", ""); err != nil {
+		return err
+	}
+	return isolation.IsolatedNetwork(ctx, bubble(t.work.Run))
 }
 
-func (e *Engine) makeBubble(ctx context.Context, r *jobs.Run) error {
-	w, isolation, _, err := e.testSite(ctx, r)
+func (e *Engine) dropBubble(ctx context.Context, t *task) error {
+	isolation, err := e.isolation(ctx, t.group)
 	if err != nil {
 		return err
 	}
-	if err := r.Undo("network", ""); err != nil {
-		return err
-	}
-	return isolation.IsolatedNetwork(ctx, bubble(w.Run))
+	return isolation.RemoveNetwork(ctx, bubble(t.work.Run))
 }
 
-func (e *Engine) dropBubble(ctx context.Context, r *jobs.Run) error {
-	w, isolation, _, err := e.testSite(ctx, r)
-	if err != nil {
-		return err
-	}
-	return isolation.RemoveNetwork(ctx, bubble(w.Run))
+func (e *Engine) isolation(ctx context.Context, g group) (hypervisors.Isolation, error) {
+	return ability[hypervisors.Isolation](ctx, e, g.target().Host, "isolate a test")
 }
 
-// testSite is what every step of a test needs.
-func (e *Engine) testSite(ctx context.Context, r *jobs.Run) (work, hypervisors.Isolation, group, error) {
-	w, err := load(r)
-	if err != nil {
-		return w, nil, group{}, err
-	}
-	g, err := e.group(r.Group())
-	if err != nil {
-		return w, nil, g, err
-	}
-	isolation, err := ability[hypervisors.Isolation](ctx, e, g.target().Host, "isolate a test")
-	return w, isolation, g, err
-}
-
-func (e *Engine) startTest(ctx context.Context, r *jobs.Run) error {
-	w, isolation, g, err := e.testSite(ctx, r)
+func (e *Engine) startTest(ctx context.Context, t *task) error {
+	isolation, err := e.isolation(ctx, t.group)
 	if err != nil {
 		return err
 	}
-	host, err := e.host(ctx, g.target().Host)
+	host, err := e.host(ctx, t.group.target().Host)
 	if err != nil {
 		return err
 	}
-	if err := r.Undo("start", ""); err != nil {
+	if err := t.Undo("start", ""); err != nil {
 		return err
 	}
+	network := bubble(t.work.Run)
 	var machines []api.TestMachine
-	for i := range g.Members {
-		_, to := g.Members[i].seats(g.Reversed)
-		replica, err := e.replicaOf(ctx, g, &g.Members[i])
-		if err != nil {
-			return err
-		}
+	if err := e.eachReplica(ctx, t.group, func(m *member, replica hypervisors.Replica) error {
+		_, to := m.seats(t.group.Reversed)
 		vm, err := host.VM(ctx, to.VM)
 		if err != nil {
 			return err
 		}
-		run, err := replica.Run(ctx, hypervisors.RunSpec{ID: w.Run, Point: w.Point, Networks: provisioning.Bubble(vm.Hardware, bubble(w.Run))})
-		if err != nil {
-			return fmt.Errorf("start test of %s: %w", g.Members[i].Name, err)
-		}
-		machines = append(machines, api.TestMachine{Name: g.Members[i].Name, VM: run.VM, Network: bubble(w.Run), Checks: []api.CheckResult{}})
-	}
-	if err := isolation.AssertIsolated(ctx, bubble(w.Run)); err != nil {
+		run, err := replica.Run(ctx, hypervisors.RunSpec{ID: t.work.Run, Point: t.work.Point, Networks: provisioning.Bubble(vm.Hardware, network)})
+		machines = append(machines, api.TestMachine{Name: m.Name, VM: run.VM, Network: network, Checks: []api.CheckResult{}})
+		return err
+	}); err != nil {
 		return err
 	}
-	_, err = e.update(g.ID, func(g *group) error { g.Test.State, g.Test.Machines = "running", machines; return nil })
+	if err := isolation.AssertIsolated(ctx, network); err != nil {
+		return err
+	}
+	_, err = e.update(t.group.ID, func(g *group) error { g.Test.State, g.Test.Machines = "running", machines; return nil })
 	return err
 }
 
 // checkTest makes the boot checks inside the bubble. When one fails, the job fails but the machines stay up, so that
 // somebody can look at them; ending the test cleans up.
-func (e *Engine) checkTest(ctx context.Context, r *jobs.Run) error {
-	g, err := e.group(r.Group())
+func (e *Engine) checkTest(ctx context.Context, t *task) error {
+	host, err := e.host(ctx, t.group.target().Host)
 	if err != nil {
 		return err
 	}
-	host, err := e.host(ctx, g.target().Host)
-	if err != nil {
-		return err
-	}
-	machines := g.Test.Machines
+	machines := t.group.Test.Machines
 	var problems []string
 	for i := range machines {
 		stage := provisioning.Stage{Host: host, VM: machines[i].VM, Network: machines[i].Network, Isolated: true}
-		results := stage.Run(ctx, checks(g.Spec.Machines[i].Checks))
+		results := stage.Run(ctx, checks(t.group.Spec.Machines[i].Checks))
 		machines[i].Checks = checkResults(results)
 		problems = append(problems, failures(machines[i].Name, results)...)
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if _, err := e.update(g.ID, func(g *group) error {
+	if _, err := e.update(t.group.ID, func(g *group) error {
 		g.Test.Machines, g.Test.Problem = machines, strings.Join(problems, "; ")
 		g.Test.Seconds = e.Clock().Sub(g.Test.Started).Seconds()
 		return nil
 	}); err != nil {
 		return err
 	}
-	r.Result("seconds", e.Clock().Sub(r.Created()).Seconds())
-	if err := r.Forgive(); err != nil {
+	t.Result("seconds", e.Clock().Sub(t.Created()).Seconds())
+	if err := t.Forgive(); err != nil {
 		return err
 	}
 	if len(problems) > 0 {
@@ -193,35 +167,18 @@ func (e *Engine) EndTest(ctx context.Context, ref string) (api.Job, error) {
 
 func (e *Engine) endTestKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderEndTest), Ended: e.ended, Steps: []jobs.Step{
-		{Name: "end-machines", Do: e.endRuns},
-		{Name: "network", Do: e.dropBubble},
-		{Name: "report", Do: func(_ context.Context, r *jobs.Run) error { return e.closeReport(r, "") }},
+		e.step("end-machines", e.endRuns),
+		e.step("network", e.dropBubble),
+		e.step("report", func(_ context.Context, t *task) error { return e.closeReport(t, "") }),
 	}}
 }
 
-func (e *Engine) endRuns(ctx context.Context, r *jobs.Run) error {
-	w, err := load(r)
-	if err != nil {
-		return err
-	}
-	g, err := e.group(r.Group())
-	if err != nil {
-		return err
-	}
-	for i := range g.Members {
-		replica, err := e.replicaOf(ctx, g, &g.Members[i])
-		if err != nil {
-			return err
-		}
-		if err := replica.End(ctx, w.Run); err != nil {
-			return err
-		}
-	}
-	return nil
+func (e *Engine) endRuns(ctx context.Context, t *task) error {
+	return e.eachReplica(ctx, t.group, func(_ *member, replica hypervisors.Replica) error { return replica.End(ctx, t.work.Run) })
 }
 
-func (e *Engine) closeReport(r *jobs.Run, problem string) error {
-	_, err := e.update(r.Group(), func(g *group) error {
+func (e *Engine) closeReport(t *task, problem string) error {
+	_, err := e.update(t.group.ID, func(g *group) error {
 		g.TestRun = ""
 		if g.Test == nil || g.Test.Ended != nil {
 			return nil

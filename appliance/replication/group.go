@@ -1,0 +1,211 @@
+package replication
+
+import (
+	"slices"
+	"time"
+
+	"understudy/api"
+	"understudy/appliance/protection"
+	"understudy/hypervisors"
+)
+
+// group is a protection group as the state database keeps it. Where it and a target disagree about points, the target
+// is right.
+type group struct {
+	ID       string
+	Revision int64
+	Spec     api.GroupSpec
+	State    api.GroupState
+	// Reversed swaps the roles: production runs Away, and Home holds the replicas.
+	Reversed bool
+	Paused   bool
+	Home     place // where the machines come from
+	Away     place // where their replicas were made
+	Members  []member
+	// Points of the direction in force, oldest first; OtherPoints are those that wait on the other side.
+	Points      []api.Point
+	OtherPoints []api.Point
+
+	Test    *api.TestReport
+	TestRun string // run id of a test that is up, else empty
+
+	Worst    float64 // largest RPO age seen, seconds
+	Problem  string
+	Hint     string
+	Failures int // cycles in a row
+	// Compare makes the next cycle read both sides in full: a verification found them different.
+	Compare bool
+	// Before is the state in which a removal began.
+	Before api.GroupState
+	// Stopped says that the failover in force turned the source machines off, so that rolling back turns them on.
+	Stopped bool
+	Attempt time.Time
+	Created time.Time
+}
+
+// place is one side of a group.
+type place struct {
+	Host    string // id
+	Storage string
+}
+
+// member is a machine of a group with a seat on each side.
+type member struct {
+	Name string
+	Home seat
+	Away seat
+	// ChangeID of the newest recorded point, on the side that is source now.
+	ChangeID hypervisors.ChangeID
+	Problem  string
+}
+
+// seat is a machine on one side: its id there, and the id of the replica it is (or becomes) there.
+type seat struct {
+	VM      string
+	Replica string
+}
+
+func (g *group) source() place {
+	if g.Reversed {
+		return g.Away
+	}
+	return g.Home
+}
+
+func (g *group) target() place {
+	if g.Reversed {
+		return g.Home
+	}
+	return g.Away
+}
+
+// seats gives where the member is read from and where its replica is.
+func (m *member) seats(reversed bool) (from, to *seat) {
+	if reversed {
+		return &m.Away, &m.Home
+	}
+	return &m.Home, &m.Away
+}
+
+func (g *group) clone() group {
+	c := *g
+	c.Members = slices.Clone(g.Members)
+	c.Points = slices.Clone(g.Points)
+	c.OtherPoints = slices.Clone(g.OtherPoints)
+	if g.Test != nil {
+		t := *g.Test
+		t.Machines = slices.Clone(t.Machines)
+		c.Test = &t
+	}
+	return c
+}
+
+// point finds a point by id; an empty id means the newest.
+func (g *group) point(id string) (api.Point, error) {
+	if len(g.Points) == 0 {
+		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the first mirror to end.", "group %s has no recovery point yet", g.Spec.Name)
+	}
+	if id == "" {
+		return g.Points[len(g.Points)-1], nil
+	}
+	for _, p := range g.Points {
+		if p.ID == id {
+			return p, nil
+		}
+	}
+	return api.Point{}, api.Errorf(api.CodeNotFound, "It may have been dropped by retention: list the points and choose another.",
+		"group %s has no recovery point %q", g.Spec.Name, id)
+}
+
+func (g *group) view(now time.Time, job string) api.Group {
+	v := api.Group{GroupSpec: g.Spec, ID: g.ID, Revision: g.Revision, State: g.State, Reversed: g.Reversed, Paused: g.Paused,
+		Points: len(g.Points), Test: g.Test, Job: job, Problem: g.Problem, Hint: g.Hint, Created: g.Created, Members: []api.GroupMember{}}
+	for _, m := range g.Members {
+		v.Members = append(v.Members, api.GroupMember{Name: m.Name, SourceVM: m.Home.VM, TargetVM: m.Away.VM, ReplicaID: m.Away.Replica, Problem: m.Problem})
+	}
+	var newest time.Time
+	if n := len(g.Points); n > 0 {
+		newest = g.Points[n-1].Taken
+	}
+	v.RPO = protection.RPO(g.Spec.Policy, newest, g.Worst, now)
+	return v
+}
+
+// apply moves the group by an event, or says why that cannot be.
+func (g *group) apply(event protection.Event) error {
+	d := g.decision()
+	if event == protection.ReverseDone || (event == protection.FailbackDone && g.Reversed) {
+		d.Points = len(g.OtherPoints) // what counts from here on
+	}
+	next, err := protection.Next(d, event)
+	if err != nil {
+		return err
+	}
+	if next.Reversed != g.Reversed {
+		g.Points, g.OtherPoints = g.OtherPoints, g.Points
+		for i := range g.Members {
+			g.Members[i].ChangeID = ""
+		}
+	}
+	g.State, g.Reversed, g.Before = next.Phase, next.Reversed, next.Before
+	return nil
+}
+
+// decision is what package protection needs to know of a group.
+func (g *group) decision() protection.State {
+	return protection.State{Phase: g.State, Reversed: g.Reversed, Points: len(g.Points), Testing: g.TestRun != "", Before: g.Before}
+}
+
+// add puts a new point behind the others and keeps the figures that depend on it.
+func (g *group) add(p api.Point, now time.Time) error {
+	if n := len(g.Points); n > 0 && !g.Paused {
+		g.Worst = max(g.Worst, now.Sub(g.Points[n-1].Taken).Seconds())
+	}
+	g.Points = append(g.Points, p)
+	g.Failures, g.Problem, g.Hint, g.Attempt = 0, "", "", now
+	if g.State == api.StateMirroring {
+		return g.apply(protection.FirstPoint)
+	}
+	return nil
+}
+
+// agree lists the points that all members hold, with what is recorded or pending about each.
+func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []api.Point, changed bool) {
+	for _, first := range held[0] {
+		complete := true
+		var machines []api.PointMachine
+		for i, list := range held {
+			at := slices.IndexFunc(list, func(p hypervisors.Point) bool { return p.ID == first.ID })
+			if at < 0 {
+				complete = false
+				break
+			}
+			machines = append(machines, api.PointMachine{Machine: g.Members[i].Name, Disks: pointDisks(list[at].Disks)})
+		}
+		if !complete {
+			continue
+		}
+		if at := slices.IndexFunc(g.Points, func(p api.Point) bool { return p.ID == first.ID }); at >= 0 {
+			points = append(points, g.Points[at])
+			continue
+		}
+		changed = true
+		if pending != nil && pending.ID == first.ID {
+			points = append(points, *pending)
+			continue
+		}
+		points = append(points, api.Point{ID: first.ID, Taken: first.Taken, Committed: first.Committed,
+			Consistency: string(first.Consistency), Kind: kindIncremental, Machines: machines})
+	}
+	return points, changed || len(points) != len(g.Points)
+}
+
+// history is what the schedule needs to know of a group's cycles.
+func (g *group) history() protection.History {
+	h := protection.History{LastAttempt: g.Attempt, Failures: g.Failures}
+	if n := len(g.Points); n > 0 {
+		h.LastTaken = g.Points[n-1].Taken
+		h.Expected = time.Duration(g.Points[n-1].Seconds * float64(time.Second))
+	}
+	return h
+}
