@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,7 +24,7 @@ func (l *Lab) kvmWorks(ctx context.Context, t template) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	verdict := filepath.Join(l.cache, "kvm-"+strings.TrimSpace(string(boot)))
+	verdict := filepath.Join(l.cache, "kvm-"+strings.TrimSpace(string(boot))+"-"+t.key)
 	if known, err := os.ReadFile(verdict); err == nil {
 		return string(known) == "works", nil
 	}
@@ -39,6 +40,15 @@ func (l *Lab) kvmWorks(ctx context.Context, t template) (bool, error) {
 	}
 	works := bytes.Contains(out, []byte("TRIAL PASSED"))
 	l.log.Info("trial boot under KVM", "works", works)
+	old, err := filepath.Glob(filepath.Join(l.cache, "kvm-*"))
+	if err != nil {
+		return false, err
+	}
+	for _, name := range old {
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false, err
+		}
+	}
 	answer := map[bool]string{true: "works", false: "fails"}[works]
 	return works, os.WriteFile(verdict, []byte(answer), 0o600)
 }

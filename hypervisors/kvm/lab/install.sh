@@ -6,7 +6,7 @@ set -eu
 packages="
 	gcc libc6-dev pkg-config libvirt-dev
 	libvirt-daemon libvirt-daemon-system libvirt-clients dnsmasq-base iptables iproute2
-	qemu-system-x86 qemu-utils libnbd-bin
+	qemu-system-x86 qemu-utils libnbd-bin nbdkit
 	openssh-server openssh-client
 	syslinux syslinux-common mtools fdisk e2fsprogs
 	libglib2.0-0 libnuma1 libudev1 liburing2
