@@ -18,7 +18,7 @@ func (h *host) cleanTargets(ctx context.Context, keep hypervisors.Keep) ([]strin
 	var removed []string
 	var errs []error
 	for _, clean := range []func(context.Context) ([]string, error){
-		h.cleanExports,
+		func(ctx context.Context) ([]string, error) { return h.cleanExports(ctx, exportPrefix(h.owner)) },
 		func(ctx context.Context) ([]string, error) { return h.cleanReplicas(ctx, keep) },
 		func(ctx context.Context) ([]string, error) { return h.cleanTests(ctx, keep) },
 		h.cleanProbes,

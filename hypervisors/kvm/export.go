@@ -3,6 +3,7 @@ package kvm
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -46,14 +47,14 @@ type blockdev struct {
 	File     map[string]any `json:"file"`
 }
 
-// startExport serves the images. It returns when they can be opened.
-func (h *host) startExport(ctx context.Context, images []exported) (*export, error) {
+// startExport serves the images through sockets whose names start with prefix. It returns when they can be opened.
+func (h *host) startExport(ctx context.Context, prefix string, images []exported) (*export, error) {
 	if _, err := h.place.Run(ctx, nil, "mkdir", "-p", "-m", "0700", "--", exportDir); err != nil {
 		return nil, err
 	}
 	var id [6]byte
 	rand.Read(id[:])
-	stem := path.Join(exportDir, exportPrefix(h.owner)+hex.EncodeToString(id[:]))
+	stem := path.Join(exportDir, prefix+hex.EncodeToString(id[:]))
 	e := &export{place: h.place, socket: stem + ".nbd", qmp: stem + ".qmp"}
 	argv := []string{"qemu-storage-daemon",
 		"--chardev", "socket,id=qmp,server=on,wait=off,path=" + e.qmp, "--monitor", "chardev=qmp",
@@ -146,18 +147,29 @@ func (e *export) stop(ctx context.Context) error {
 	return nil
 }
 
+// exportPrefix starts the names of all sockets of an owner.
 func exportPrefix(owner string) string { return "export." + owner + "." }
 
-// cleanExports ends daemons that have outlived us. Their lifeline should have ended them; this is for those whose
-// lifeline was killed.
-func (h *host) cleanExports(ctx context.Context) ([]string, error) {
+// readerExports starts the names of the sockets through which points are read.
+func (h *host) readerExports() string { return exportPrefix(h.owner) + "read." }
+
+// draftExports starts the names of the sockets of this replica's drafts, so that the next draft finds what an earlier
+// one left. Ids are too long for a socket's address.
+func (r *replica) draftExports() string {
+	sum := sha256.Sum256([]byte(r.id))
+	return exportPrefix(r.host.owner) + "draft." + hex.EncodeToString(sum[:8]) + "."
+}
+
+// cleanExports ends the daemons with this prefix that have outlived us, and removes what they left. Mostly that is their
+// sockets only: the lifeline ends the daemons, unless it was killed itself.
+func (h *host) cleanExports(ctx context.Context, prefix string) ([]string, error) {
 	names, err := list(ctx, h.place, exportDir)
 	if err != nil {
 		return nil, err
 	}
 	var removed []string
 	for _, name := range names {
-		if !strings.HasPrefix(name, exportPrefix(h.owner)) {
+		if !strings.HasPrefix(name, prefix) {
 			continue
 		}
 		file := path.Join(exportDir, name)

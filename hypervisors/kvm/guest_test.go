@@ -44,11 +44,15 @@ func ask(ctx context.Context, h *host, network, from, addr string) (string, erro
 }
 
 func TestAskingAGuest(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	n := int(guestNumber.Add(1))
 	name := fmt.Sprintf("asked%d", n)
+	h := openHost(t, testLab.Target.URI)
+	require.NoError(t, h.IsolatedNetwork(ctx, "cell"))
+	t.Cleanup(func() { require.NoError(t, h.RemoveNetwork(testContext(t), "cell")) })
 	t.Cleanup(func() { removeGuest(t, testLab.Target, name) })
-	g, err := testLab.StartGuest(ctx, testLab.Target, lab.GuestOptions{Name: name, Number: n})
+	g, err := testLab.StartGuest(ctx, testLab.Target, lab.GuestOptions{Name: name, Number: n, DiskA: 84 << 20, DiskB: 8 << 20})
 	require.NoError(t, err)
 	id := virshLine(t, testLab.Target, "domuuid", name)
 
@@ -65,9 +69,6 @@ func TestAskingAGuest(t *testing.T) {
 	}
 
 	// The same guest where nobody but a probe can reach it.
-	h := openHost(t, testLab.Target.URI)
-	require.NoError(t, h.IsolatedNetwork(ctx, "cell"))
-	t.Cleanup(func() { require.NoError(t, h.RemoveNetwork(testContext(t), "cell")) })
 	virsh(t, testLab.Target, "destroy", name)
 	require.ErrorIs(t, h.AgentPing(ctx, "00000000-0000-0000-0000-000000000001"), hypervisors.ErrNotFound)
 	require.Error(t, h.AgentPing(ctx, id))
@@ -75,6 +76,7 @@ func TestAskingAGuest(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "cell.xml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	virsh(t, testLab.Target, "define", file)
+	require.ErrorIs(t, h.RemoveNetwork(ctx, "cell"), hypervisors.ErrInUse, "the machine would not start any more")
 	virsh(t, testLab.Target, "start", name)
 	t.Cleanup(func() { testLab.Target.Virsh(testContext(t), "destroy", name) })
 	for _, uri := range []string{testLab.Target.URI, testLab.Target.SSHURI()} {

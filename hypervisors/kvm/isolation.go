@@ -188,29 +188,37 @@ func (h *host) withoutAddress(ctx context.Context, bridge string) error {
 // testPorts are the devices of our running test machines.
 func (h *host) testPorts(ctx context.Context) (map[string]bool, error) {
 	ports := map[string]bool{}
-	err := h.eachNIC(ctx, func(mark *replicaMark, nic *libvirtxml.DomainInterface) {
-		if mark != nil && mark.Owner == h.owner && mark.Run != "" && nic.Target != nil {
-			ports[nic.Target.Dev] = true
+	err := h.eachDefinition(ctx, func(def *definition) {
+		mark := readMarks(&def.live).Replica
+		if !def.active || mark == nil || mark.Owner != h.owner || mark.Run == "" {
+			return
+		}
+		for _, nic := range nicsOf(&def.live) {
+			if nic.Target != nil {
+				ports[nic.Target.Dev] = true
+			}
 		}
 	})
 	return ports, err
 }
 
-// eachNIC calls f for every NIC of every running machine, with the machine's mark.
-func (h *host) eachNIC(ctx context.Context, f func(*replicaMark, *libvirtxml.DomainInterface)) error {
+// eachDefinition calls f for every machine.
+func (h *host) eachDefinition(ctx context.Context, f func(*definition)) error {
 	return h.eachDomain(ctx, func(d *libvirt.Domain) error {
 		def, err := define(d)
 		if err != nil {
 			return ignoreGone(err)
 		}
-		if !def.active || def.live.Devices == nil {
-			return nil
-		}
-		for i := range def.live.Devices.Interfaces {
-			f(readMarks(&def.live).Replica, &def.live.Devices.Interfaces[i])
-		}
+		f(&def)
 		return nil
 	})
+}
+
+func nicsOf(def *libvirtxml.Domain) []libvirtxml.DomainInterface {
+	if def.Devices == nil {
+		return nil
+	}
+	return def.Devices.Interfaces
 }
 
 // RemoveNetwork removes a network of ours on which no machine is.
@@ -245,10 +253,15 @@ func (h *host) ownsNetwork(x *libvirtxml.Network) bool {
 	return x.Metadata != nil && strings.Contains(x.Metadata.XML, networkNS) && strings.Contains(x.Metadata.XML, `owner=`+quoteXML(h.owner))
 }
 
-// usedNetworks are those that running machines are on.
+// usedNetworks are those that machines are on, or will be at their next start: one that is off, as a live run may be,
+// would not start without its network.
 func (h *host) usedNetworks(ctx context.Context) (map[string]bool, error) {
 	used := map[string]bool{}
-	err := h.eachNIC(ctx, func(_ *replicaMark, nic *libvirtxml.DomainInterface) { used[networkOf(nic)] = true })
+	err := h.eachDefinition(ctx, func(def *definition) {
+		for _, nic := range slices.Concat(nicsOf(&def.live), nicsOf(&def.next)) {
+			used[networkOf(&nic)] = true
+		}
+	})
 	return used, err
 }
 

@@ -139,6 +139,12 @@ func (m *manifest) visible(id string) (*point, bool) {
 	return &m.Points[i], true
 }
 
+// holds says that a point was committed with just this content, which its digests prove.
+func (m *manifest) holds(p hypervisors.Point) bool {
+	have, ok := m.visible(p.ID)
+	return ok && have.Meta.ChangeID == p.ChangeID && slices.Equal(have.Meta.Disks, p.Disks)
+}
+
 // newest is the end of the chain, nil when there is no point.
 func (m *manifest) newest() *point {
 	if len(m.Points) == 0 {

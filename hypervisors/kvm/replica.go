@@ -40,23 +40,28 @@ func (r *replica) take(ctx context.Context) error {
 
 func (r *replica) give() { <-r.turn }
 
-// work does one piece of work on the manifest, alone, and says of its error what it was about.
-func (r *replica) work(ctx context.Context, op string, do func(m *manifest) error) error {
-	fail := func(err error) error {
-		return &hypervisors.Error{Op: op, Subject: "replica " + r.id, Err: noSpace(err)}
-	}
-	if err := r.take(ctx); err != nil {
-		return fail(err)
-	}
-	defer r.give()
-	m, err := r.load(ctx)
+// alone does one piece of work on the replica, and says of its error what it was about.
+func (r *replica) alone(ctx context.Context, op string, do func() error) error {
+	err := r.take(ctx)
 	if err == nil {
-		err = do(m)
+		defer r.give()
+		err = do()
 	}
 	if err != nil {
-		return fail(err)
+		return &hypervisors.Error{Op: op, Subject: "replica " + r.id, Err: noSpace(err)}
 	}
 	return nil
+}
+
+// work does one piece of work on the manifest, alone.
+func (r *replica) work(ctx context.Context, op string, do func(m *manifest) error) error {
+	return r.alone(ctx, op, func() error {
+		m, err := r.load(ctx)
+		if err != nil {
+			return err
+		}
+		return do(m)
+	})
 }
 
 func (r *replica) load(ctx context.Context) (*manifest, error) {
@@ -143,9 +148,10 @@ func (h *host) state(ctx context.Context, vm string) (hypervisors.PowerState, er
 	return def.state, err
 }
 
-// stray says that the machine is on although nobody ordered it.
+// stray says that the machine is on although nobody ordered it. A live run whose stage is not made yet cannot be what
+// runs.
 func (r *replica) stray(ctx context.Context, m *manifest) (bool, error) {
-	if m.Live != nil {
+	if m.Live != nil && !m.Stage.Stale {
 		return false, nil
 	}
 	state, err := r.host.state(ctx, m.VM)
@@ -177,7 +183,7 @@ func (r *replica) restage(ctx context.Context, m *manifest) error {
 	if stray, err := r.stray(ctx, m); stray || err != nil {
 		return err
 	}
-	return r.makeStage(ctx, m, p)
+	return r.makeStage(ctx, m, p, nil)
 }
 
 // stageDisks are the disks of the machine when it stands on p; nil: on nothing, or an adopted machine's own disks.
@@ -221,9 +227,10 @@ func (r *replica) overlayOn(m *manifest, p *point, disk, file string) (overlay, 
 	return o, nil
 }
 
-// makeStage replaces the stage by a fresh one on p and lets the machine use it. Each overlay is whole when it takes its
-// name. The machine must be off.
-func (r *replica) makeStage(ctx context.Context, m *manifest, p *point) error {
+// makeStage replaces the stage by a fresh one on p and lets the machine, with its NICs in these networks, use it; while
+// the manifest says that the stage is stale, it did not come so far. Each overlay is whole when it takes its name. The
+// machine must be off.
+func (r *replica) makeStage(ctx context.Context, m *manifest, p *point, networks map[string]string) error {
 	fresh := stage{Disks: m.stageDisks(p)}
 	if p != nil {
 		fresh.Point = p.Meta.ID
@@ -243,7 +250,7 @@ func (r *replica) makeStage(ctx context.Context, m *manifest, p *point) error {
 	}
 	old := m.Stage.Disks
 	m.Stage = fresh
-	if err := r.define(ctx, m, p, nil); err != nil {
+	if err := r.define(ctx, m, p, networks); err != nil {
 		return err
 	}
 	if err := r.save(ctx, m); err != nil {

@@ -114,6 +114,9 @@ func (r *replica) openDraft(ctx context.Context, m *manifest, req hypervisors.Dr
 	if err := r.sweep(ctx, m); err != nil {
 		return nil, err
 	}
+	if _, err := r.host.cleanExports(ctx, r.draftExports()); err != nil {
+		return nil, err
+	}
 	if _, err := r.removeLeftovers(ctx, m); err != nil {
 		return nil, err
 	}
@@ -224,7 +227,7 @@ func (d *draft) open(ctx context.Context) (err error) {
 			exported{name: disk.ID, file: path.Join(r.dir, disk.Data.File), writable: true},
 			exported{name: disk.ID + ".map", file: path.Join(r.dir, disk.Map.File), writable: true})
 	}
-	if d.export, err = r.host.startExport(ctx, images); err != nil {
+	if d.export, err = r.host.startExport(ctx, r.draftExports(), images); err != nil {
 		return err
 	}
 	for _, disk := range d.planned {
@@ -284,19 +287,35 @@ func (d *draft) abandon(ctx context.Context, m *manifest) error {
 // Discard gives the draft up. After Commit, also one that failed late, only the manifest decides.
 func (d *draft) Discard(ctx context.Context) error {
 	r := d.replica
-	return r.work(context.WithoutCancel(ctx), "discard the draft of", func(m *manifest) error {
+	ctx = context.WithoutCancel(ctx)
+	return r.alone(ctx, "discard the draft of", func() error {
 		if r.draft != d {
-			return nil
+			return nil // and perhaps there is no replica any more
+		}
+		m, err := r.load(ctx)
+		if errors.Is(err, hypervisors.ErrNotFound) {
+			m, err = &manifest{}, nil // somebody else deleted it; the export must end all the same
+		}
+		if err != nil {
+			return err
 		}
 		r.draft = nil
 		return d.abandon(ctx, m)
 	})
 }
 
-// Commit makes everything durable, and then the manifest says that it is a point.
+// Commit makes everything durable, and then the manifest says that it is a point. When it says so already, an earlier
+// Commit's answer was lost.
 func (d *draft) Commit(ctx context.Context, p hypervisors.Point) error {
 	r := d.replica
 	return r.work(ctx, "commit point "+p.ID+" of", func(m *manifest) error {
+		if m.holds(p) {
+			if r.draft == d {
+				r.draft = nil
+				_ = d.close(ctx) // what is committed was written out before
+			}
+			return r.restage(ctx, m)
+		}
 		if r.draft != d {
 			return fmt.Errorf("%w: the draft has ended", hypervisors.ErrInvalid)
 		}

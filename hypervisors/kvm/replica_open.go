@@ -60,7 +60,7 @@ func (pr *pointReader) open(ctx context.Context, p *point) (err error) {
 			exported{name: d.ID, file: path.Join(r.dir, d.Data.File)},
 			exported{name: d.ID + ".map", file: path.Join(r.dir, d.Map.File)})
 	}
-	if pr.export, err = r.host.startExport(ctx, images); err != nil {
+	if pr.export, err = r.host.startExport(ctx, r.host.readerExports(), images); err != nil {
 		return err
 	}
 	for _, d := range p.Disks {

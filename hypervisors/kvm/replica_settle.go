@@ -190,6 +190,10 @@ func (r *replica) removeFolder(ctx context.Context, m *manifest) error {
 			return err
 		}
 	}
+	// A daemon that outlived its draft would keep the room of files that are gone.
+	if _, err := r.host.cleanExports(ctx, r.draftExports()); err != nil {
+		return err
+	}
 	p := r.host.place
 	names, err := list(ctx, p, r.dir)
 	if err != nil {

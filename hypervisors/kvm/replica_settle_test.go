@@ -97,8 +97,10 @@ func (w *adoptedWorld) checkSettled(point string) {
 }
 
 func TestAdoptAndSettle(t *testing.T) {
+	t.Parallel()
 	for _, format := range []string{"raw", "qcow2"} {
 		t.Run(format, func(t *testing.T) {
+			t.Parallel()
 			w := newAdopted(t, format)
 			r := w.adopt()
 			d, err := r.Draft(w.ctx, w.request("p1"))
@@ -125,6 +127,7 @@ func TestAdoptAndSettle(t *testing.T) {
 }
 
 func TestDeletingAnAdoptedReplicaGivesTheMachineBack(t *testing.T) {
+	t.Parallel()
 	w := newAdopted(t, "qcow2")
 	r := w.adopt()
 	w.mustAdd(r, "p1", "p2")

@@ -34,7 +34,8 @@ func (r *replica) Run(ctx context.Context, spec hypervisors.RunSpec) (hypervisor
 	return s, err
 }
 
-// runLive starts the replica machine itself on a stage that is kept. A live run that exists is started again as it is.
+// runLive starts the replica machine itself on a stage that is kept. Once the stage and the definition are made they are
+// the machine's own: a live run that exists is started again as it is.
 func (r *replica) runLive(ctx context.Context, m *manifest, p *point, networks map[string]string) (hypervisors.RunStatus, error) {
 	s := hypervisors.RunStatus{ID: hypervisors.LiveRun, Point: p.Meta.ID, VM: m.VM, State: hypervisors.Running}
 	if m.Live != nil && m.Live.Point != p.Meta.ID {
@@ -48,21 +49,8 @@ func (r *replica) runLive(ctx context.Context, m *manifest, p *point, networks m
 		return s, &hypervisors.Error{Op: "start", Subject: "machine " + m.Hardware.Name, Err: fmt.Errorf("%w: somebody started it by hand", hypervisors.ErrRunning),
 			Hint: "Turn it off first; what it wrote is thrown away."}
 	}
-	def, err := r.definition(ctx, m)
-	if err != nil {
-		return s, err
-	}
-	if err := r.host.checkRunNetworks(ctx, def, networks, false); err != nil {
-		return s, err
-	}
-	if m.Live == nil {
-		m.Live, m.Stage.Stale = &liveRun{Point: p.Meta.ID}, true
-		if err := r.save(ctx, m); err != nil {
-			return s, err
-		}
-	}
-	if m.Stage.Stale {
-		if err := r.makeStage(ctx, m, p); err != nil {
+	if m.Live == nil || m.Stage.Stale {
+		if err := r.prepareLive(ctx, m, p, networks); err != nil {
 			return s, err
 		}
 	}
@@ -70,10 +58,32 @@ func (r *replica) runLive(ctx context.Context, m *manifest, p *point, networks m
 		s.State = state
 		return s, err
 	}
-	if err := r.define(ctx, m, p, networks); err != nil {
+	def, err := r.host.inactive(ctx, m.VM)
+	if err == nil && def == nil { // somebody undefined it, but all that it wrote is there
+		err = r.define(ctx, m, p, networks)
+	}
+	if err != nil {
 		return s, err
 	}
 	return s, r.host.Start(ctx, m.VM)
+}
+
+// prepareLive records a live run and makes what it runs on.
+func (r *replica) prepareLive(ctx context.Context, m *manifest, p *point, networks map[string]string) error {
+	def, err := r.definition(ctx, m)
+	if err != nil {
+		return err
+	}
+	if err := r.host.checkRunNetworks(ctx, def, networks, false); err != nil {
+		return err
+	}
+	if m.Live == nil {
+		m.Live, m.Stage.Stale = &liveRun{Point: p.Meta.ID}, true
+		if err := r.save(ctx, m); err != nil {
+			return err
+		}
+	}
+	return r.makeStage(ctx, m, p, networks)
 }
 
 // runTest starts a second machine on overlays of its own.

@@ -34,6 +34,7 @@ func (w *world) power(vm, do string) {
 }
 
 func TestLiveRun(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.create()
 	w.mustAdd(r, "p1", "p2", "p3")
@@ -86,7 +87,39 @@ func TestLiveRun(t *testing.T) {
 	require.Equal(t, pointFiles("p4"), w.images(r))
 }
 
+func TestLiveRunIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	r := w.create()
+	w.mustAdd(r, "p1")
+	live := hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: "p1"}
+
+	// The appliance died right after it had noted the order. What somebody starts now has nothing of the run.
+	require.NoError(t, r.work(w.ctx, "order", func(m *manifest) error {
+		m.Live, m.Stage.Stale = &liveRun{Point: "p1"}, true
+		return r.save(w.ctx, m)
+	}))
+	w.power(w.spec.Hardware.Name, "start")
+	_, err := r.Run(w.ctx, live)
+	require.ErrorIs(t, err, hypervisors.ErrRunning)
+	w.power(w.spec.Hardware.Name, "destroy")
+	_, err = r.Run(w.ctx, live)
+	require.NoError(t, err)
+
+	// Who undefines the machine does not lose what it wrote.
+	w.power(w.spec.Hardware.Name, "destroy")
+	w.writeByHand(r, stageFile("vda"))
+	w.power(w.spec.Hardware.Name, "undefine")
+	_, err = r.Run(w.ctx, live)
+	require.NoError(t, err)
+	w.power(w.spec.Hardware.Name, "destroy")
+	require.Equal(t, byHand, w.startsWith(r, stageFile("vda")))
+	require.NoError(t, r.End(w.ctx, hypervisors.LiveRun))
+	w.check(r)
+}
+
 func TestAdoptingALiveRunBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.create()
 	w.mustAdd(r, "p1", "p2")
@@ -106,6 +139,7 @@ func TestAdoptingALiveRunBack(t *testing.T) {
 }
 
 func TestStrayStartHarmsNothing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	r := w.create()
 	w.mustAdd(r, "p1", "p2")

@@ -13,8 +13,9 @@ import (
 
 // The same suite judges every driver; here it runs against the lab's source host, which is a target too.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	hypervisortest.Run(t, func(t *testing.T) hypervisortest.Env {
-		g, vm := standingGuest(t)
+		g, vm := startStanding(t)
 		return hypervisortest.Env{
 			Host: openHost(t, testLab.Source.URI), Owner: testOwner, VM: vm,
 			Connect: func(ctx context.Context, owner string) (hypervisors.Host, error) {

@@ -200,11 +200,47 @@ func (w *world) check(r *replica) {
 		have = append(have, p.ID)
 	}
 	require.Equal(w.t, slices.Concat([]string{}, w.ids), slices.Concat([]string{}, have))
+	if len(have) == 0 {
+		return
+	}
+	m, err := r.load(w.ctx)
+	require.NoError(w.t, err)
+	// One daemon for all: starting one for each point is what would take the time.
+	var images []exported
 	for _, id := range w.ids {
-		w.checkPoint(r, id)
+		p, _ := m.visible(id)
+		require.Len(w.t, p.Disks, len(w.want[id]), "disks of point %s", id)
+		for _, d := range p.Disks {
+			images = append(images,
+				exported{name: id + "_" + d.ID, file: path.Join(r.dir, d.Data.File)},
+				exported{name: id + "_" + d.ID + "_map", file: path.Join(r.dir, d.Map.File)})
+		}
+	}
+	e, err := w.h.startExport(w.ctx, w.h.readerExports(), images)
+	require.NoError(w.t, err)
+	var clients []io.Closer
+	defer func() {
+		for _, c := range clients {
+			_ = c.Close()
+		}
+		require.NoError(w.t, e.stop(w.ctx))
+	}()
+	serve := func(name string, size int64) *served {
+		c, err := e.open(w.ctx, name, 1)
+		require.NoError(w.t, err)
+		clients = append(clients, c)
+		return &served{c, size}
+	}
+	for _, id := range w.ids {
+		p, _ := m.visible(id)
+		for _, d := range p.Disks {
+			name := id + "_" + d.ID
+			w.checkDisk(id, &pointDiskReader{id: d.ID, served: serve(name, d.Size), blockMap: serve(name+"_map", snapshot.MapSize(d.Size))})
+		}
 	}
 }
 
+// checkPoint is check for one point, through the door that others use.
 func (w *world) checkPoint(r *replica, id string) {
 	w.t.Helper()
 	pr, err := r.Open(w.ctx, id)
@@ -212,13 +248,18 @@ func (w *world) checkPoint(r *replica, id string) {
 	defer func() { require.NoError(w.t, pr.Close()) }()
 	require.Len(w.t, pr.Disks(), len(w.want[id]))
 	for _, d := range pr.Disks() {
-		want := w.want[id][d.ID()]
-		require.EqualValues(w.t, len(want.data), d.Size())
-		require.True(w.t, bytes.Equal(want.data, readBytes(w.t, d, len(want.data))), "point %s disk %s differs", id, d.ID())
-		checkAllocated(w.t, w.ctx, d.(snapshot.Allocator), want.data)
-		checkAllocated(w.t, w.ctx, d.Map().(snapshot.Allocator), want.blockMap)
-		require.True(w.t, bytes.Equal(want.blockMap, readBytes(w.t, d.Map(), len(want.blockMap))), "point %s map of %s differs", id, d.ID())
+		w.checkDisk(id, d)
 	}
+}
+
+func (w *world) checkDisk(point string, d hypervisors.PointDiskReader) {
+	w.t.Helper()
+	want := w.want[point][d.ID()]
+	require.EqualValues(w.t, len(want.data), d.Size())
+	require.True(w.t, bytes.Equal(want.data, readBytes(w.t, d, len(want.data))), "point %s disk %s differs", point, d.ID())
+	checkAllocated(w.t, w.ctx, d.(snapshot.Allocator), want.data)
+	checkAllocated(w.t, w.ctx, d.Map().(snapshot.Allocator), want.blockMap)
+	require.True(w.t, bytes.Equal(want.blockMap, readBytes(w.t, d.Map(), len(want.blockMap))), "point %s map of %s differs", point, d.ID())
 }
 
 // checkAllocated compares what is said to be zeros with what is.
