@@ -108,9 +108,13 @@ func (s scenario) run(t *testing.T, at int) int {
 	}
 	var mu sync.Mutex
 	met := 0
+	counting := true
 	moment := func() {
 		mu.Lock()
 		defer mu.Unlock()
+		if !counting {
+			return
+		}
 		if met++; met == at {
 			w.cut()
 		}
@@ -136,7 +140,12 @@ func (s scenario) run(t *testing.T, at int) int {
 	} else {
 		w.wait(job.ID)
 	}
-	w.quiet()
+	mu.Lock()
+	counting = false
+	mu.Unlock()
+	for _, f := range w.faults {
+		f.Random(1, 0, hypervisortest.Fail(nil))
+	}
 	if at > 0 && w.dead.Load() {
 		w.restart()
 	}
@@ -152,14 +161,6 @@ func (s scenario) run(t *testing.T, at int) int {
 	mu.Lock()
 	defer mu.Unlock()
 	return met
-}
-
-// quiet ends counting moments.
-func (w *world) quiet() {
-	w.kill = nil
-	for _, f := range w.faults {
-		f.Random(1, 0, hypervisortest.Fail(nil))
-	}
 }
 
 func (w *world) ended(job string) bool {
