@@ -181,7 +181,9 @@ func (c *cycle) checkpoint(ctx context.Context) (hypervisors.Checkpoint, error) 
 	req := hypervisors.CheckpointRequest{Name: c.id, Quiesce: c.g.Spec.Policy.Consistency == string(hypervisors.ApplicationConsistent)}
 	for _, m := range c.members {
 		vm := hypervisors.CheckpointVM{ID: m.vm}
-		if m.newest != nil {
+		// The target says what it holds, the record that this is still of the same direction: since the roles were swapped
+		// the machine's disks were written by others than its guest, and no older change id may be trusted.
+		if m.newest != nil && m.newest.ChangeID == c.g.Members[m.index].ChangeID {
 			vm.Since = m.newest.ChangeID
 		}
 		req.VMs = append(req.VMs, vm)
@@ -230,22 +232,27 @@ func (c *cycle) letGo(ctx context.Context, cp hypervisors.Checkpoint, o outcome)
 	}
 }
 
-// useless is the change id of a member that no committed point needs any more.
+// useless is the change id of a member that surely no committed point needs any more; empty when nobody can tell.
 func (c *cycle) useless(ctx context.Context, cp hypervisors.Checkpoint, m *cycleMember, o outcome) hypervisors.ChangeID {
-	switch {
-	case o == failed && !c.landed(ctx, m):
-		return cp.ChangeIDs()[m.vm]
-	case o == committed, m.newest == nil:
+	var older hypervisors.ChangeID
+	if m.newest != nil {
+		older = m.newest.ChangeID
+	}
+	switch o {
+	case recorded:
+		return older
+	case committed:
 		return ""
 	}
-	return m.newest.ChangeID
-}
-
-// landed asks the target whether a member's point was committed although the group's commit failed. When nobody can
-// tell, the answer is yes: a change id too many costs little, one too few costs a full compare.
-func (c *cycle) landed(ctx context.Context, m *cycleMember) bool {
+	// The group's commit failed, but this member's may have happened: only the target knows.
 	status, err := m.replica.Status(ctx)
-	return err != nil || slices.ContainsFunc(status.Points, func(p hypervisors.Point) bool { return p.ID == c.id })
+	if err != nil {
+		return "" // a change id too many costs little, one too few a full compare
+	}
+	if slices.ContainsFunc(status.Points, func(p hypervisors.Point) bool { return p.ID == c.id }) {
+		return older
+	}
+	return cp.ChangeIDs()[m.vm]
 }
 
 func (c *cycle) warn(what string, m *cycleMember, err error) {

@@ -169,6 +169,15 @@ func (g *group) add(p api.Point, now time.Time) error {
 	return nil
 }
 
+// learn gives the change id of a member's newest point: the recorded one, unless the target holds a newer point that
+// an interrupted cycle committed and nobody recorded.
+func (g *group) learn(i int, held []hypervisors.Point) hypervisors.ChangeID {
+	if n := len(held); n > 0 && !slices.ContainsFunc(g.Points, func(p api.Point) bool { return p.ID == held[n-1].ID }) {
+		return held[n-1].ChangeID
+	}
+	return g.Members[i].ChangeID
+}
+
 // agree lists the points that all members hold, with what is recorded or pending about each.
 func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []api.Point, changed bool) {
 	for _, first := range held[0] {

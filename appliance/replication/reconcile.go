@@ -42,13 +42,18 @@ func (e *Engine) reconcile(ctx context.Context, id string, pending *api.Point) (
 		}
 		changed = changed || g.Members[i].Problem != strays[i]
 	}
+	learned := make([]hypervisors.ChangeID, len(g.Members))
+	for i, points := range held {
+		learned[i] = g.learn(i, points)
+		changed = changed || learned[i] != g.Members[i].ChangeID
+	}
 	points, news := g.agree(held, pending)
 	if !news && !changed {
 		return g, nil
 	}
 	return e.update(id, func(g *group) error {
 		for i := range g.Members {
-			g.Members[i].Problem = strays[i]
+			g.Members[i].Problem, g.Members[i].ChangeID = strays[i], learned[i]
 		}
 		known := len(g.Points)
 		g.Points = points

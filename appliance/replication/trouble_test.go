@@ -77,6 +77,33 @@ func TestUnknownOutcomeOfCommit(t *testing.T) {
 	w.sameAtTarget(g, vm)
 }
 
+// TestUnknownOutcomeKeepsTracking loses the target in the commit, so that nobody can tell whether it happened: the
+// source forgets nothing.
+func TestUnknownOutcomeKeepsTracking(t *testing.T) {
+	for _, when := range []hypervisortest.When{hypervisortest.Before, hypervisortest.After} {
+		t.Run(when.String(), func(t *testing.T) {
+			w := newWorld(t)
+			vm := w.machine("web")
+			g := w.protect(spec("shop", "web"))
+			w.write(w.home, vm, 30)
+			gone := hypervisortest.Fail(hypervisors.ErrUnreachable)
+			w.faults["away"].Queue("Draft.Commit", when, func(context.Context) error {
+				w.faults["away"].Queue("Replica.Status", hypervisortest.Before, gone)
+				return hypervisors.ErrUnreachable
+			})
+			j, err := w.engine.SyncNow(t.Context(), "shop")
+			require.NoError(t, err)
+			require.Equal(t, api.JobFailed, w.wait(j.ID).State)
+			require.Len(t, w.home.Tracked(vm), 2)
+			w.write(w.home, vm, 3)
+			w.done(w.engine.SyncNow(t.Context(), "shop"))
+			points := w.points("shop")
+			require.Equal(t, "incremental", points[len(points)-1].Kind)
+			w.sameAtTarget(g, vm)
+		})
+	}
+}
+
 // TestTargetFull meets the end of the space in the middle of a copy, and goes on when there is room again.
 func TestTargetFull(t *testing.T) {
 	w := newWorld(t)
