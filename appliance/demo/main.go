@@ -49,7 +49,9 @@ func main() {
 	}
 }
 
-// figures are what a headless run tells about itself. Times in seconds, sizes in bytes.
+// figures are what a headless run tells about itself. Times in seconds, sizes in bytes. ChangedBytes are the blocks of
+// 64 KiB in which production's old disks and what came home differ; FailbackBytes is the data that was written at home,
+// without the blocks that only had to become zeros.
 type figures struct {
 	Identical         bool     `json:"identical"`
 	Points            int      `json:"points"`

@@ -158,7 +158,7 @@ func (w *walk) failBack(ctx context.Context) error {
 		}
 		w.ChangedBytes += n
 	}
-	w.say("failback in %.1f s: %s differed, %s written; %s woke up at home at record %d, where it had shut down",
+	w.say("failback in %.1f s: %s differed, %s written and the rest zeroed; %s woke up at home at record %d, where it had shut down",
 		took.Seconds(), size(w.ChangedBytes), size(w.FailbackBytes), machine, newest)
 	return nil
 }
