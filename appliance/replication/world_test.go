@@ -1,7 +1,6 @@
 package replication_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -248,21 +247,6 @@ func (w *world) records(hv *fake.Hypervisor, vm string) uint64 {
 	newest, err := fake.CheckRecords(hv.Disks(vm))
 	require.NoError(w.t, err)
 	return newest
-}
-
-// identical compares two machines' disks byte by byte.
-func (w *world) identical(a, b []*fake.LiveDisk) {
-	w.t.Helper()
-	require.Equal(w.t, len(a), len(b))
-	for i := range a {
-		require.Equal(w.t, a[i].Size(), b[i].Size())
-		x, y := make([]byte, a[i].Size()), make([]byte, b[i].Size())
-		_, err := a[i].ReadAt(x, 0)
-		require.NoError(w.t, err)
-		_, err = b[i].ReadAt(y, 0)
-		require.NoError(w.t, err)
-		require.True(w.t, bytes.Equal(x, y), "disk %s differs", a[i].ID())
-	}
 }
 
 // clean expects that nothing temporary is left on either host.

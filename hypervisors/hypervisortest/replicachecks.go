@@ -160,7 +160,7 @@ func checkClashes(ctx context.Context, s *stage) error {
 		{"unknown network", network, storage, hypervisors.ErrUnknownNetwork},
 		{"unknown storage", hw, "no-such-storage", hypervisors.ErrUnknownStorage},
 	} {
-		if c.want == hypervisors.ErrMACTaken && len(vm.Hardware.NICs) == 0 {
+		if errors.Is(c.want, hypervisors.ErrMACTaken) && len(vm.Hardware.NICs) == 0 {
 			continue // VM has no MAC to clash with
 		}
 		r, err := s.target.CreateReplica(ctx, hypervisors.ReplicaSpec{ID: s.name("r"), Hardware: c.hardware, Storage: c.storage})

@@ -44,7 +44,7 @@ func (s *stage) later(undo func(context.Context) error) { s.undo = append(s.undo
 // name makes a name that nothing else has, not even what an aborted run of the suite left.
 func (s *stage) name(kind string) string {
 	var random [4]byte
-	rand.Read(random[:]) //nolint:errcheck // never fails
+	rand.Read(random[:])
 	s.serial++
 	return fmt.Sprintf("suite-%s%d-%s", kind, s.serial, hex.EncodeToString(random[:]))
 }
@@ -142,7 +142,7 @@ func (s *stage) rename(hw hypervisors.Hardware) hypervisors.Hardware {
 	hw.NICs = nil
 	for _, n := range nics {
 		var random [3]byte
-		rand.Read(random[:]) //nolint:errcheck // never fails
+		rand.Read(random[:])
 		n.MAC = fmt.Sprintf("52:54:00:%02x:%02x:%02x", random[0], random[1], random[2])
 		n.Network = s.Network
 		hw.NICs = append(hw.NICs, n)

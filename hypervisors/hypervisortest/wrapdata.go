@@ -2,6 +2,7 @@ package hypervisortest
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"understudy/hypervisors"
@@ -70,7 +71,7 @@ func (d *faultyFrozenDisk) Allocated(ctx context.Context) snapshot.Extents {
 func transfer(f *Faults, ctx context.Context, call Call, do func() (int, error)) (n int, err error) {
 	var end error
 	err = f.around(ctx, call, func() (err error) {
-		if n, err = do(); err == io.EOF {
+		if n, err = do(); errors.Is(err, io.EOF) {
 			end, err = err, nil
 		}
 		return err

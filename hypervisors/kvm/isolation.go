@@ -39,7 +39,7 @@ func deviceName(prefix string) string {
 // IsolatedNetwork makes a network that is a bridge and nothing else. It is transient, and so gone with its host's next
 // restart, as the machines on it are.
 func (h *host) IsolatedNetwork(ctx context.Context, name string) error {
-	return networkError("make", name, h.withNetwork(ctx, name, func(n *libvirt.Network, x *libvirtxml.Network) error {
+	return networkError("make", name, h.withNetwork(ctx, name, func(_ *libvirt.Network, x *libvirtxml.Network) error {
 		if x != nil {
 			return leadsNowhere(x)
 		}
@@ -115,7 +115,7 @@ func leadsNowhere(x *libvirtxml.Network) error {
 
 // AssertIsolated looks at the definition, at the addresses and the ports that the bridge really has, and at whose they are.
 func (h *host) AssertIsolated(ctx context.Context, name string) error {
-	return networkError("check", name, h.withNetwork(ctx, name, func(n *libvirt.Network, x *libvirtxml.Network) error {
+	return networkError("check", name, h.withNetwork(ctx, name, func(_ *libvirt.Network, x *libvirtxml.Network) error {
 		if x == nil {
 			return hypervisors.ErrNotFound
 		}

@@ -62,7 +62,7 @@ func (p *sshPlace) connection(ctx context.Context) (*ssh.Client, error) {
 // watch notices a connection that is dead or silent, and forgets it.
 func (p *sshPlace) watch(c *ssh.Client) {
 	ended := make(chan struct{})
-	go func() { c.Wait(); close(ended) }()
+	go func() { _ = c.Wait(); close(ended) }()
 	tick := time.NewTicker(sshKeepalive)
 	defer tick.Stop()
 	for alive := true; alive; {
@@ -261,10 +261,10 @@ func (p *sshPlace) serveForward(l net.Listener) {
 			}
 			defer far.Close()
 			go func() {
-				io.Copy(far, near)
+				_, _ = io.Copy(far, near)
 				far.Close()
 			}()
-			io.Copy(near, far)
+			_, _ = io.Copy(near, far)
 		}()
 	}
 }

@@ -80,7 +80,7 @@ func fitDisks(def *libvirtxml.Domain, m *manifest, dir string, disks []fittedDis
 	var kept []libvirtxml.DomainDisk
 	done := map[string]bool{}
 	for _, d := range def.Devices.Disks {
-		if d.Target == nil || !(m.knows(d.Target.Dev) || within(dir, d.Source)) {
+		if d.Target == nil || !m.knows(d.Target.Dev) && !within(dir, d.Source) {
 			kept = append(kept, d)
 			continue
 		}

@@ -186,7 +186,6 @@ type hold struct {
 	timers    []*time.Timer
 	// late and thawed say that a timer let go before the jobs had begun.
 	late, thawed bool
-	done         bool
 }
 
 // freezeBudget is how long file systems stay frozen at most; databases and Windows itself take ten seconds badly.

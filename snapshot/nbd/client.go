@@ -147,9 +147,9 @@ func List(ctx context.Context, dial Dialer, tlsConfig *tls.Config) ([]string, er
 	var names []string
 	err = interruptible(ctx, raw, func() (err error) {
 		if b, ok := raw.(interface{ SetWriteBuffer(int) error }); ok {
-		_ = b.SetWriteBuffer(writeBuffer) // fewer, longer turns between us and the server; without it, slower
-	}
-	h := &handshake{nc: raw}
+			_ = b.SetWriteBuffer(writeBuffer) // fewer, longer turns between us and the server; without it, slower
+		}
+		h := &handshake{nc: raw}
 		if err = h.start(tlsConfig); err == nil {
 			names, err = h.list()
 		}

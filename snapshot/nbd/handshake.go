@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -235,7 +236,7 @@ type refusal struct {
 
 func (r *refusal) Error() string {
 	s := fmt.Sprintf("%v: %v", r.Unwrap(), r.option)
-	if r.Unwrap() == ErrRefused {
+	if errors.Is(r.Unwrap(), ErrRefused) {
 		s += fmt.Sprintf(" (error %d)", r.kind&^repError)
 	}
 	if r.message != "" {
