@@ -54,6 +54,8 @@ type Options struct {
 	KillPoint func(job, step, phase string)
 	// ShutdownTimeout bounds how long a guest may take to shut down. 0: 5 minutes.
 	ShutdownTimeout time.Duration
+	// NoticeTime is how long a hypervisor may take to notice that a machine has died. 0: 10 seconds.
+	NoticeTime time.Duration
 }
 
 // Engine implements api.Service.
@@ -93,6 +95,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	if o.ShutdownTimeout == 0 {
 		o.ShutdownTimeout = 5 * time.Minute
+	}
+	if o.NoticeTime == 0 {
+		o.NoticeTime = 10 * time.Second
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
 		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -85,14 +86,14 @@ func (e *Engine) sourceOff(ctx context.Context, t *task) error {
 	return nil
 }
 
-// fence turns a machine off that must not run beside its replica, if the order allows it.
+// fence makes sure that a machine is off that must not run beside its replica, and turns it off if the order allows it.
 func (e *Engine) fence(ctx context.Context, t *task, host hypervisors.Host, name, vm string, force bool) error {
-	found, err := host.VM(ctx, vm)
-	if errors.Is(err, hypervisors.ErrNotFound) || (err == nil && found.State == hypervisors.Off) {
-		return nil
-	}
+	on, err := e.stillOn(ctx, host, vm, force)
 	if err != nil {
 		t.Log().Warn("source cannot be asked whether it is off", "machine", name, "error", err)
+		return ctx.Err()
+	}
+	if !on {
 		return nil
 	}
 	if !force {
@@ -104,6 +105,32 @@ func (e *Engine) fence(ctx context.Context, t *task, host hypervisors.Host, name
 		return fmt.Errorf("turn %s off: %w", name, hypervisors.ErrIncapable)
 	}
 	return power.Stop(ctx, vm)
+}
+
+// stillOn looks whether a machine is on, and looks again for a while unless it will be turned off anyway: a hypervisor
+// takes a moment to notice that a machine has died.
+func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, once bool) (bool, error) {
+	enough := time.After(e.NoticeTime)
+	again := time.NewTicker(e.NoticeTime/20 + 1)
+	defer again.Stop()
+	for {
+		found, err := host.VM(ctx, vm)
+		switch {
+		case errors.Is(err, hypervisors.ErrNotFound):
+			return false, nil
+		case err != nil:
+			return false, err
+		case found.State == hypervisors.Off, once:
+			return found.State != hypervisors.Off, nil
+		}
+		select {
+		case <-enough:
+			return true, nil
+		case <-ctx.Done():
+			return true, ctx.Err()
+		case <-again.C:
+		}
+	}
 }
 
 // shutdownSource shuts the running machines of the source side down, in the reverse of their order.

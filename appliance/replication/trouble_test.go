@@ -176,6 +176,21 @@ func TestStrayReplica(t *testing.T) {
 	require.Contains(t, w.group("shop").Members[0].Problem, "started by hand")
 }
 
+// TestLateNotice orders a failover before the hypervisor has noticed that the machine died.
+func TestLateNotice(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	w.noticeTime = waitFor
+	w.start()
+	vm := w.machine("web")
+	w.protect(spec("shop", "web"))
+	asked := 0
+	w.faults["home"].Queue("Host.VM", hypervisortest.After, func(context.Context) error { asked++; return nil })
+	w.faults["home"].Queue("Host.VM", hypervisortest.After, func(context.Context) error { asked++; return w.home.Crash(vm) })
+	w.done(w.engine.Failover(t.Context(), "shop", api.FailoverOrder{}))
+	require.Equal(t, 2, asked)
+}
+
 // TestShutdownThatHangs fails a planned failover, and production is on again.
 func TestShutdownThatHangs(t *testing.T) {
 	w := newWorld(t)

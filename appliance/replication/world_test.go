@@ -42,6 +42,7 @@ type world struct {
 	db           *store.DB
 	engine       *replication.Engine
 	shutdownTime time.Duration
+	noticeTime   time.Duration
 
 	mu  sync.Mutex
 	now time.Time
@@ -100,7 +101,7 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.dead.Store(false)
 	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, &w.dead}, Bus: store.NewBus(db, w.clock, log),
-		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime,
+		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(),
 		KillPoint: func(job, step, phase string) {
 			if w.kill != nil {
 				w.kill(job, step, phase)
@@ -108,6 +109,14 @@ func (w *world) start() {
 		}})
 	require.NoError(w.t, err)
 	w.db, w.engine = db, engine
+}
+
+// notice is short, because on the fake a machine that is on stays on, except where a test wants to see the waiting.
+func (w *world) notice() time.Duration {
+	if w.noticeTime > 0 {
+		return w.noticeTime
+	}
+	return time.Millisecond
 }
 
 func (w *world) stop() {
