@@ -174,15 +174,19 @@ func (e *Engine) shutdown(ctx context.Context, power hypervisors.Power, vm strin
 
 // sourceOn is the undo of turning a source machine off.
 func (e *Engine) sourceOn(ctx context.Context, t *task, vm string) error {
+	if err := e.startSource(ctx, t, vm); err != nil {
+		return err
+	}
+	_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
+	return err
+}
+
+func (e *Engine) startSource(ctx context.Context, t *task, vm string) error {
 	power, err := e.power(ctx, t.group.source().Host)
 	if err != nil {
 		return err
 	}
-	if err := power.Start(ctx, vm); err != nil {
-		return err
-	}
-	_, err = e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
-	return err
+	return power.Start(ctx, vm)
 }
 
 // startReplicas starts the replica of every member from the chosen point, in the group's order.
@@ -312,11 +316,13 @@ func (e *Engine) rollbackKind() jobs.Kind {
 		e.step("source-on", func(ctx context.Context, t *task) error {
 			for i := 0; t.group.Stopped && i < len(t.group.Members); i++ {
 				from, _ := t.group.Members[i].seats(t.group.Reversed)
-				if err := e.sourceOn(ctx, t, from.VM); err != nil {
+				if err := e.startSource(ctx, t, from.VM); err != nil {
 					return err
 				}
 			}
-			return nil
+			// Only after the last one: a death in between must not leave the others off.
+			_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
+			return err
 		}),
 		{Name: "done", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.RollbackDone, api.StateProtected)
