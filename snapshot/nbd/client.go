@@ -192,7 +192,7 @@ func (c *Client) request(cmd command, off, length int64) *request {
 	if !ok {
 		r = &request{done: make(chan struct{}, 1)}
 	}
-	r.cmd, r.off, r.length, r.filled, r.err = cmd, off, length, 0, nil
+	r.cmd, r.off, r.length, r.filled, r.spans, r.err = cmd, off, length, 0, r.spans[:0], nil
 	return r
 }
 

@@ -26,9 +26,13 @@ type request struct {
 	context uint32   // status: the wanted one
 	extents []Extent // status: the answer
 	filled  int64
+	spans   []span // read: what of buf is filled, ascending
 	err     error
 	done    chan struct{}
 }
+
+// span is a part of a read's buffer.
+type span struct{ from, to int64 }
 
 // conn carries many requests at once over one connection; replies are matched by handle.
 type conn struct {

@@ -95,22 +95,31 @@ var scenarios = map[string]struct {
 		chunk(0, chunkHole, 1, with(uint64(0), uint32(1024))).chunk(chunkDone, chunkData, 1, with(uint64(1024), make([]byte, 3072))).
 		chunk(0, chunkStatus, 2, with(uint32(9), uint32(1), uint32(0))).
 		chunk(chunkDone, chunkStatus, 2, with(uint32(7), uint32(1024), uint32(3), uint32(99999), uint32(0))), true},
-	"empty":              {with(), false},
-	"not nbd":            {with("SSH-2.0-OpenSSH_9.2p1\r\n"), false},
-	"oldstyle":           {with(magicServer, uint64(0x00420281861253), uint64(1)), false},
-	"hello only":         {with(magicServer, magicOption, uint16(3)), false},
-	"wrong option":       {with(magicServer, magicOption, uint16(3)).option(optGo, repAck, with()), false},
-	"refused":            {with(magicServer, magicOption, uint16(3)).option(optStructured, repErrTLSRequired, with("tls \xff")), false},
-	"long option reply":  {with(magicServer, magicOption, uint16(3)).put(uint64(magicOptReply), uint32(optStructured), uint32(1), uint32(1<<31)), false},
-	"huge size":          {goodHandshake(1 << 63), false},
-	"empty disk":         {goodHandshake(0), true},
-	"bad magic":          {goodHandshake(fuzzSize).put(uint64(1), uint64(2), uint64(3)), false},
-	"unknown handle":     {goodHandshake(fuzzSize).chunk(chunkDone, chunkNone, 77, with()), false},
-	"missing data":       {goodHandshake(fuzzSize).chunk(chunkDone, chunkNone, 1, with()), false},
-	"half the data":      {goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(uint64(0), make([]byte, 2048))), false},
-	"data outside":       {goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(uint64(4000), make([]byte, 200))), false},
-	"data before":        {goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(^uint64(0), make([]byte, 200))), false},
-	"data twice":         {goodHandshake(fuzzSize).chunk(0, chunkData, 1, with(uint64(0), make([]byte, 4096))).chunk(1, chunkData, 1, with(uint64(0), make([]byte, 4096))), false},
+	"empty":             {with(), false},
+	"not nbd":           {with("SSH-2.0-OpenSSH_9.2p1\r\n"), false},
+	"oldstyle":          {with(magicServer, uint64(0x00420281861253), uint64(1)), false},
+	"hello only":        {with(magicServer, magicOption, uint16(3)), false},
+	"wrong option":      {with(magicServer, magicOption, uint16(3)).option(optGo, repAck, with()), false},
+	"refused":           {with(magicServer, magicOption, uint16(3)).option(optStructured, repErrTLSRequired, with("tls \xff")), false},
+	"long option reply": {with(magicServer, magicOption, uint16(3)).put(uint64(magicOptReply), uint32(optStructured), uint32(1), uint32(1<<31)), false},
+	"huge size":         {goodHandshake(1 << 63), false},
+	"empty disk":        {goodHandshake(0), true},
+	"bad magic":         {goodHandshake(fuzzSize).put(uint64(1), uint64(2), uint64(3)), false},
+	"unknown handle":    {goodHandshake(fuzzSize).chunk(chunkDone, chunkNone, 77, with()), false},
+	"missing data":      {goodHandshake(fuzzSize).chunk(chunkDone, chunkNone, 1, with()), false},
+	"half the data":     {goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(uint64(0), make([]byte, 2048))), false},
+	"data outside":      {goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(uint64(4000), make([]byte, 200))), false},
+	"data before":       {goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(^uint64(0), make([]byte, 200))), false},
+	"data twice":        {goodHandshake(fuzzSize).chunk(0, chunkData, 1, with(uint64(0), make([]byte, 4096))).chunk(1, chunkData, 1, with(uint64(0), make([]byte, 4096))), false},
+	"half the data twice": {goodHandshake(fuzzSize).chunk(0, chunkData, 1, with(uint64(0), make([]byte, 2048))).
+		chunk(chunkDone, chunkData, 1, with(uint64(0), make([]byte, 2048))).
+		chunk(chunkDone, chunkStatus, 2, with(uint32(7), uint32(4096), uint32(0))), false},
+	"overlapping data": {goodHandshake(fuzzSize).chunk(0, chunkData, 1, with(uint64(1024), make([]byte, 1024))).chunk(0, chunkData, 1, with(uint64(2048), make([]byte, 1024))).
+		chunk(chunkDone, chunkHole, 1, with(uint64(0), uint32(2048))).
+		chunk(chunkDone, chunkStatus, 2, with(uint32(7), uint32(4096), uint32(0))), false},
+	"data backwards": {goodHandshake(fuzzSize).chunk(0, chunkData, 1, with(uint64(2048), make([]byte, 2048))).
+		chunk(0, chunkData, 1, with(uint64(1024), make([]byte, 1024))).chunk(chunkDone, chunkHole, 1, with(uint64(0), uint32(1024))).
+		chunk(chunkDone, chunkStatus, 2, with(uint32(7), uint32(4096), uint32(0))), true},
 	"long data":          {goodHandshake(fuzzSize).put(uint32(magicStructured), uint16(1), uint16(chunkData), uint64(1), ^uint32(0), uint64(0)), false},
 	"hole outside":       {goodHandshake(fuzzSize).chunk(chunkDone, chunkHole, 1, with(uint64(0), uint32(4097))), false},
 	"empty hole":         {goodHandshake(fuzzSize).chunk(chunkDone, chunkHole, 1, with(uint64(0), uint32(0))), false},
@@ -130,8 +139,20 @@ func goodRead() *wire {
 	return goodHandshake(fuzzSize).chunk(chunkDone, chunkData, 1, with(uint64(0), make([]byte, fuzzSize)))
 }
 
-// converse lets a client talk to a peer that says b. It reports whether everything went well.
+// converse lets a client talk to a peer that says b. It reports whether everything went well. What is read must come
+// from the peer, all of it: it is the same whatever was in the buffer before.
 func converse(t *testing.T, b []byte) bool {
+	t.Helper()
+	first, fine := converseOver(t, b, 0)
+	again, _ := converseOver(t, b, 0xff)
+	if first != nil && again != nil && !bytes.Equal(first, again) {
+		t.Fatal("a part of the buffer was never filled")
+	}
+	return fine
+}
+
+// converseOver reads into a buffer that holds a value, and returns it when the read succeeded.
+func converseOver(t *testing.T, b []byte, before byte) (got []byte, fine bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -139,19 +160,19 @@ func converse(t *testing.T, b []byte) bool {
 	h := &handshake{nc: raw}
 	e, err := h.open(Options{Contexts: []string{Allocation}})
 	if err != nil {
-		return false
+		return nil, false
 	}
 	c := &Client{export: e, cancel: cancel}
 	n := newConn(raw, raw, e)
 	c.conns.Store(&[]*conn{n})
 	// The peer speaks at once, so the receiver must not run before its request is known.
 	read, status := c.request(cmdRead, 0, min(e.size, fuzzSize)), c.request(cmdStatus, 0, min(e.size, fuzzSize))
-	read.buf, status.context = make([]byte, read.length), e.contexts[Allocation]
+	read.buf, status.context = bytes.Repeat([]byte{before}, int(read.length)), e.contexts[Allocation]
 	_, _ = n.register(read)
 	_, _ = n.register(status)
 	go n.receive()
 	defer c.Close()
-	fine := true
+	fine = true
 	for _, r := range []*request{read, status} {
 		if e.size == 0 {
 			break
@@ -168,16 +189,21 @@ func converse(t *testing.T, b []byte) bool {
 				t.Fatalf("error of an unexpected kind: %v", r.err)
 			}
 		}
+		at := r.off
 		for _, x := range r.extents {
-			if x.Length <= 0 || x.Offset < 0 {
-				t.Fatalf("impossible extent %+v", x)
+			if x.Length <= 0 || x.Offset != at {
+				t.Fatalf("extent %+v after %d", x, at)
 			}
+			at += x.Length
 		}
 		if int64(len(r.extents))*8 > int64(len(b)) {
 			t.Fatalf("%d extents from %d bytes", len(r.extents), len(b))
 		}
 	}
-	return fine
+	if e.size == 0 || read.err != nil {
+		return nil, fine
+	}
+	return read.buf, fine
 }
 
 func TestWhatServersSay(t *testing.T) {

@@ -1,8 +1,10 @@
 package nbd
 
 import (
+	"cmp"
 	"encoding/binary"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -200,11 +202,26 @@ func (c *conn) finish(handle uint64, r *request) error {
 // piece is the part of a read's buffer that a chunk fills.
 func (r *request) piece(off uint64, n int64) ([]byte, error) {
 	at := off - uint64(r.off)
-	if n <= 0 || at > uint64(r.length) || uint64(n) > uint64(r.length)-at || r.filled+n > r.length {
+	if n <= 0 || at > uint64(r.length) || uint64(n) > uint64(r.length)-at || r.filled+n > r.length || !r.claim(int64(at), n) {
 		return nil, violation("%d bytes at %d in a reply to a read of %d at %d", n, off, r.length, r.off)
 	}
 	r.filled += n
 	return r.buf[at : at+uint64(n)], nil
+}
+
+// claim notes that a part of the buffer is filled; false: some of it is already. Without it a part that came twice would
+// count for one that never came. Pieces that come in order stay one span.
+func (r *request) claim(at, n int64) bool {
+	i, found := slices.BinarySearchFunc(r.spans, at, func(s span, at int64) int { return cmp.Compare(s.from, at) })
+	if found || i < len(r.spans) && r.spans[i].from < at+n || i > 0 && r.spans[i-1].to > at {
+		return false
+	}
+	if i > 0 && r.spans[i-1].to == at {
+		r.spans[i-1].to += n
+	} else {
+		r.spans = slices.Insert(r.spans, i, span{at, at + n})
+	}
+	return true
 }
 
 func (r *request) fail(errno uint32, message string) {
