@@ -190,6 +190,12 @@ func TestVerifyFindsDamage(t *testing.T) {
 		require.Equal(t, want, v.Mismatches, name)
 		require.Equal(t, int64(2*block+9), v.BytesDifferent, name)
 		require.Equal(t, size-v.BytesDifferent, v.Stats.BytesSame, name)
+		if c.Map != nil { // only the map knows that it is the replica that changed
+			require.Equal(t, want, v.Damaged, name)
+			require.Equal(t, v.BytesDifferent, v.BytesDamaged, name)
+		} else {
+			require.Zero(t, v.BytesDamaged, name)
+		}
 	}
 	v, err := snapshot.Verify(t.Context(), snapshot.Check{Source: source, Map: target.m, Size: size})
 	require.NoError(t, err)
@@ -203,6 +209,28 @@ func TestVerifyFindsDamage(t *testing.T) {
 	target.disk.readErr.Store(&broken)
 	_, err = snapshot.Verify(t.Context(), snapshot.Check{Source: source, Replica: target.disk, Size: size})
 	require.ErrorIs(t, err, syscall.EIO)
+}
+
+// What the source changed without telling anybody is no damage, and only the extents of the order are looked at.
+func TestVerifyTellsLiesFromDamage(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 4))
+	const size = 40 * block
+	source, target := newMemory(size), newReplica(t, size)
+	fill(r, source.b)
+	_, err := snapshot.Copy(t.Context(), target.job(source, snapshot.Whole(size)))
+	require.NoError(t, err)
+	source.b[2*block]++
+	target.disk.b[3*block]++
+	source.b[30*block]++
+	part := func(yield func(snapshot.Extent, error) bool) {
+		_ = yield(snapshot.Extent{Offset: block + 5, Length: 4 * block, Zero: true}, nil)
+	}
+	v, err := snapshot.Verify(t.Context(), snapshot.Check{Source: source, Replica: target.disk, Map: target.m, Size: size, Extents: part})
+	require.NoError(t, err)
+	require.Equal(t, []snapshot.Extent{data(2*block, 2*block)}, v.Mismatches)
+	require.Equal(t, []snapshot.Extent{data(3*block, block)}, v.Damaged)
+	require.EqualValues(t, 5*block, v.Stats.BytesRead)
+	require.EqualValues(t, 5*block, v.Stats.BytesTotal)
 }
 
 func TestVerifyNamesABoundedNumber(t *testing.T) {

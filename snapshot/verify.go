@@ -21,6 +21,8 @@ type Check struct {
 	// Size in bytes of all of them.
 	Size int64
 	Map  *Map
+	// Extents to look at, widened to blocks; nil: all.
+	Extents Extents
 	// Workers and ChunkBytes as in Job; memory is twice as much.
 	Workers    int
 	ChunkBytes int64
@@ -35,7 +37,12 @@ type Verdict struct {
 	Mismatches []Extent
 	// BytesDifferent counts all of them.
 	BytesDifferent int64
-	// Digest of the source's content; of the replica's when there is no source.
+	// Damaged are those of them, as many as Mismatches at most, in which the replica's own bytes do not have the hash
+	// that the map kept for them: they changed after they were written. The others differ from the source only.
+	Damaged []Extent
+	// BytesDamaged counts all of them.
+	BytesDamaged int64
+	// Digest of what was seen of the source's content; of the replica's when there is no source.
 	Digest Digest
 	Stats  Stats
 }
@@ -63,22 +70,42 @@ func Verify(ctx context.Context, c Check) (Verdict, error) {
 		return Verdict{}, fmt.Errorf("verify of %d bytes with a map of %d blocks", c.Size, c.Map.blocks)
 	}
 	v := &verifying{Check: c}
-	v.verdict.Stats.BytesTotal = c.Size
-	err = work(ctx, Whole(c.Size), c.Size, chunk, workers, func(Extent) {}, func() func(context.Context, Extent) error {
+	if c.Extents == nil {
+		c.Extents = Whole(c.Size)
+	}
+	err = work(ctx, asData(c.Extents), c.Size, chunk, workers, v.announce, func() func(context.Context, Extent) error {
 		w := &verifier{
 			verifying: v, data: make([]byte, chunk),
 			hashes: make([]Hash, chunk/BlockSize), other: make([]Hash, chunk/BlockSize),
 		}
 		return w.chunk
 	})
-	v.verdict.Mismatches = mergeRanges(v.verdict.Mismatches)
+	v.verdict.Mismatches, v.verdict.Damaged = mergeRanges(v.verdict.Mismatches), mergeRanges(v.verdict.Damaged)
 	return v.verdict, err
+}
+
+// asData forgets which extents are zeros: that is to be proved too.
+func asData(in Extents) Extents {
+	return func(yield func(Extent, error) bool) {
+		for e, err := range in {
+			e.Zero = false
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
 }
 
 type verifying struct {
 	Check
 	mu      sync.Mutex // guards verdict and Progress
 	verdict Verdict
+}
+
+func (v *verifying) announce(e Extent) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.verdict.Stats.BytesTotal += e.Length
 }
 
 // verifier is one worker with its memory.
@@ -94,30 +121,35 @@ func (w *verifier) chunk(ctx context.Context, e Extent) error {
 	}
 	first := e.Offset / BlockSize
 	n := Blocks(e.Length)
-	hashes, other, bad := w.hashes[:n], w.other[:n], make([]bool, n)
-	compare := func() {
+	hashes, other, bad, damaged := w.hashes[:n], w.other[:n], make([]bool, n), make([]bool, n)
+	compare := func(into []bool) {
 		for i := range hashes {
-			bad[i] = bad[i] || hashes[i] != other[i]
+			into[i] = into[i] || hashes[i] != other[i]
 		}
 	}
-	readers := []io.ReaderAt{w.Source, w.Replica}
-	readers = slices.DeleteFunc(readers, func(r io.ReaderAt) bool { return r == nil })
-	if err := w.read(readers[0], e, hashes); err != nil {
-		return err
-	}
-	if len(readers) == 2 {
-		if err := w.read(readers[1], e, other); err != nil {
+	if w.Replica != nil {
+		if err := w.read(w.Replica, e, hashes); err != nil {
 			return err
 		}
-		compare()
+		if w.Map != nil {
+			if err := w.Map.Get(first, other); err != nil {
+				return err
+			}
+			compare(damaged)
+		}
 	}
-	if w.Map != nil {
-		if err := w.Map.Get(first, other); err != nil {
+	if w.Source != nil {
+		if w.Replica != nil {
+			copy(other, hashes)
+		} else if err := w.Map.Get(first, other); err != nil {
 			return err
 		}
-		compare()
+		if err := w.read(w.Source, e, hashes); err != nil {
+			return err
+		}
+		compare(bad)
 	}
-	w.report(e, hashes, bad)
+	w.report(e, hashes, bad, damaged)
 	return nil
 }
 
@@ -132,7 +164,7 @@ func (w *verifier) read(r io.ReaderAt, e Extent, into []Hash) error {
 	return nil
 }
 
-func (w *verifier) report(e Extent, hashes []Hash, bad []bool) {
+func (w *verifier) report(e Extent, hashes []Hash, bad, damaged []bool) {
 	var digest Digest
 	for i, h := range hashes {
 		digest.Add(e.Offset/BlockSize+int64(i), h)
@@ -144,17 +176,21 @@ func (w *verifier) report(e Extent, hashes []Hash, bad []bool) {
 	v.Stats.BytesRead += e.Length
 	v.Stats.BytesSame += e.Length
 	for i := range bad {
-		if !bad[i] {
+		if !bad[i] && !damaged[i] {
 			continue
 		}
 		off := e.Offset + int64(i)*BlockSize
 		x := Extent{Offset: off, Length: min(BlockSize, e.End()-off)}
 		v.BytesDifferent += x.Length
+		if damaged[i] {
+			v.BytesDamaged += x.Length
+			v.Damaged = append(v.Damaged, x)
+		}
 		v.Stats.BytesSame -= x.Length
 		v.Mismatches = append(v.Mismatches, x)
 	}
 	if len(v.Mismatches) > 2*maxMismatches {
-		v.Mismatches = mergeRanges(v.Mismatches)
+		v.Mismatches, v.Damaged = mergeRanges(v.Mismatches), mergeRanges(v.Damaged)
 	}
 	if w.Progress != nil {
 		w.Progress(v.Stats)
