@@ -21,7 +21,7 @@ type Job struct {
 	Map *Map
 	// Digest is that of Map, and is brought up to date. May be nil.
 	Digest *Digest
-	// Workers is how many chunks are in work at once. 0: 16.
+	// Workers is how many chunks are in work at once. 0: 16, so that Workers × ChunkBytes is CopyMemory.
 	Workers int
 	// ChunkBytes is the largest read, whole blocks. Memory is Workers × ChunkBytes, and some MiB. 0: 256 KiB.
 	ChunkBytes int64
@@ -96,6 +96,7 @@ func (j Job) run(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
+	workers = int(min(int64(workers), max(1, (j.Size+chunk-1)/chunk))) // a small disk needs no memory for more
 	if j.Map.blocks < Blocks(j.Size) {
 		return Stats{}, fmt.Errorf("copy of %d bytes with a map of %d blocks", j.Size, j.Map.blocks)
 	}
@@ -103,15 +104,37 @@ func (j Job) run(ctx context.Context) (Stats, error) {
 		j.Digest = new(Digest)
 	}
 	c := &copying{Job: j}
+	memory, giveBack := memoryFor(j.Target, int64(workers)*chunk)
+	defer giveBack()
 	err = work(ctx, j.Extents, j.Size, chunk, workers, c.announce, func() func(context.Context, Extent) error {
+		data := memory[:chunk:chunk]
+		memory = memory[chunk:]
 		w := &copier{
-			copying: c, data: make([]byte, chunk),
+			copying: c, data: data,
 			old: make([]Hash, chunk/BlockSize), now: make([]Hash, chunk/BlockSize),
 		}
 		return w.chunk
 	})
 	return c.stats, err
 }
+
+// memoryFor is memory of n bytes to write to the target from.
+func memoryFor(target Writer, n int64) (memory []byte, giveBack func()) {
+	if lender, ok := target.(Lender); ok {
+		if memory, giveBack = lender.Lend(n); memory != nil {
+			return memory, giveBack
+		}
+	}
+	kept, _ := spare.Get().(*[]byte)
+	if kept == nil || int64(cap(*kept)) < n {
+		fresh := make([]byte, n)
+		kept = &fresh
+	}
+	return (*kept)[:n], func() { spare.Put(kept) }
+}
+
+// spare is memory (*[]byte) of copies that ended. A cycle moves little and often, and would spend most of its time on fresh memory.
+var spare sync.Pool
 
 // copying is what the workers of one Copy share.
 type copying struct {

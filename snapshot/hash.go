@@ -8,8 +8,7 @@ import (
 	"math/bits"
 	"unsafe"
 
-	"lukechampine.com/blake3"
-	"lukechampine.com/blake3/guts"
+	"github.com/zeebo/blake3"
 )
 
 // Hash is the BLAKE3-256 of a block's bytes; the last block of a disk is hashed as if zeros followed it, so that
@@ -26,30 +25,9 @@ func HashBlock(b []byte) Hash {
 	if len(b) < BlockSize {
 		var padded [BlockSize]byte
 		copy(padded[:], b)
-		return hashFull(&padded)
+		b = padded[:]
 	}
-	return hashFull((*[BlockSize]byte)(b))
-}
-
-// lane is what the BLAKE3 library compresses at once: 16 of BLAKE3's own chunks of 1 KiB.
-const lane = guts.MaxSIMD * guts.ChunkSize
-
-// hashFull is blake3.Sum256 for exactly one block. The library's own spreads over goroutines and allocates; here every
-// core is busy with another block already.
-func hashFull(b *[BlockSize]byte) Hash {
-	var cvs [BlockSize / lane][8]uint32
-	for i := range cvs {
-		part := (*[lane]byte)(b[i*lane:])
-		cvs[i] = guts.ChainingValue(guts.CompressBuffer(part, lane, &guts.IV, uint64(i*guts.MaxSIMD), 0))
-	}
-	left := guts.ChainingValue(guts.ParentNode(cvs[0], cvs[1], &guts.IV, 0))
-	right := guts.ChainingValue(guts.ParentNode(cvs[2], cvs[3], &guts.IV, 0))
-	root := guts.CompressNode(guts.ParentNode(left, right, &guts.IV, guts.FlagRoot))
-	var h Hash
-	for i := range len(h) / 4 {
-		binary.LittleEndian.PutUint32(h[4*i:], root[i])
-	}
-	return h
+	return blake3.Sum256(b)
 }
 
 // Digest is one number for the content of a whole disk: over all blocks that are not zeros, the sum modulo 2^256 of

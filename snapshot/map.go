@@ -8,6 +8,8 @@ import (
 	"io"
 	"slices"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -17,6 +19,8 @@ const (
 	// cachedPages bounds a map's memory: 16 MiB, the entries of 32 GiB of disk. Copies walk disks upwards, so that more
 	// would hardly be used.
 	cachedPages = 256
+	// flushers write pages back at once, to wait for a distant area once and not for every page.
+	flushers = 8
 )
 
 // Blocks is the number of blocks of a disk.
@@ -48,9 +52,10 @@ type page struct {
 	prev, next *page
 
 	sync.Mutex
-	loaded bool
-	dirty  bool
-	bytes  []byte
+	loaded  bool
+	dirty   bool
+	touched sectors // since it was written back
+	bytes   []byte
 }
 
 // Allocator is what areas and disks can offer beyond Disk: which parts of them are zeros, without reading.
@@ -117,6 +122,11 @@ func (m *Map) Set(first int64, from []Hash) error {
 		if slices.Equal(entries, part) {
 			return
 		}
+		for i, at := 0, (first+at)%pageEntries; i < len(part); i, at = i+1, at+1 {
+			if entries[i] != part[i] {
+				p.touched.add(at / sectorEntries)
+			}
+		}
 		copy(entries, part)
 		if !p.dirty {
 			p.dirty = true
@@ -165,18 +175,19 @@ func (m *Map) Flush(ctx context.Context) error {
 		all = append(all, p)
 	}
 	m.mu.Unlock()
-	var first error
+	group, stop := errgroup.WithContext(ctx)
+	group.SetLimit(flushers)
 	for _, p := range all {
-		if first == nil {
-			first = ctx.Err()
-		}
-		if first == nil {
-			first = m.writeBack(p)
-		}
-		m.release(p)
+		group.Go(func() error {
+			defer m.release(p)
+			if stop.Err() != nil {
+				return stop.Err()
+			}
+			return m.writeBack(p)
+		})
 	}
-	if first != nil {
-		return first
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	if err := m.area.Flush(ctx); err != nil {
 		return fmt.Errorf("block map: %w", err)
@@ -342,15 +353,18 @@ func (m *Map) writeBack(p *page) error {
 	}
 	off := p.index * pageBytes
 	var err error
-	if bytes.Equal(p.bytes, zeroBlock[:len(p.bytes)]) {
+	switch {
+	case bytes.Equal(p.bytes, zeroBlock[:len(p.bytes)]):
 		err = m.area.Zero(off, int64(len(p.bytes)))
-	} else {
+	case p.touched.count() >= pageSectors/2:
 		_, err = m.area.WriteAt(p.bytes, off)
+	default:
+		err = p.writeTouched(m.area, off)
 	}
 	if err != nil {
 		return fmt.Errorf("block map: %w", err)
 	}
-	p.dirty = false
+	p.dirty, p.touched = false, sectors{}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package snapshot_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/binary"
 	"math/rand/v2"
 	"sync"
@@ -211,4 +213,72 @@ func FuzzMap(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, d, again)
 	})
+}
+
+// Scattered changes must not make whole pages travel: a map's share stays below 1 % of the data that changed.
+func TestMapWritesTouchedSectors(t *testing.T) {
+	const (
+		blocks = 8 * 2048 // of eight pages
+		hash   = int64(len(snapshot.Hash{}))
+	)
+	area := &countingArea{memory: make([]byte, blocks*hash)}
+	m, err := snapshot.OpenMap(t.Context(), area, blocks*snapshot.BlockSize)
+	require.NoError(t, err)
+	want := make([]snapshot.Hash, blocks)
+	set := func(block int64, h snapshot.Hash) {
+		want[block] = h
+		require.NoError(t, m.Set(block, []snapshot.Hash{h}))
+	}
+	for i := range int64(blocks) {
+		set(i, snapshot.Hash{1, byte(i), byte(i >> 8)})
+	}
+	require.NoError(t, m.Flush(t.Context()))
+	require.EqualValues(t, blocks*hash, area.written, "a new map travels in whole pages")
+	require.Equal(t, 8, area.calls)
+
+	area.written = 0
+	changed := int64(0)
+	for i := int64(7); i < blocks; i += 97 {
+		set(i, snapshot.Hash{2, byte(i)})
+		changed++
+	}
+	require.NoError(t, m.Flush(t.Context()))
+	require.LessOrEqual(t, area.written, changed*snapshot.BlockSize/100)
+	have := make([]snapshot.Hash, blocks)
+	require.NoError(t, snapshot.ReadMap(bytes.NewReader(area.memory), blocks*snapshot.BlockSize).Get(0, have))
+	require.Equal(t, want, have)
+
+	area.written = 0
+	require.NoError(t, m.Flush(t.Context()))
+	require.Zero(t, area.written)
+}
+
+// countingArea is a map's area in memory.
+type countingArea struct {
+	mu      sync.Mutex
+	memory  []byte
+	written int64
+	calls   int
+}
+
+func (a *countingArea) Size() int64                 { return int64(len(a.memory)) }
+func (a *countingArea) Flush(context.Context) error { return nil }
+
+func (a *countingArea) ReadAt(p []byte, off int64) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return copy(p, a.memory[off:]), nil
+}
+
+func (a *countingArea) WriteAt(p []byte, off int64) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.written += int64(len(p))
+	a.calls++
+	return copy(a.memory[off:], p), nil
+}
+
+func (a *countingArea) Zero(off, n int64) error {
+	clear(a.memory[off : off+n])
+	return nil
 }

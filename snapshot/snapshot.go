@@ -39,6 +39,13 @@ type Writer interface {
 	Flush(ctx context.Context) error
 }
 
+// Lender is a Writer with memory of its own, from which it writes with less effort. Copy then reads into that.
+type Lender interface {
+	Writer
+	// Lend gives out n bytes until giveBack is called, or nil when it has not as many to spare.
+	Lend(n int64) (loan []byte, giveBack func())
+}
+
 // Disk is a Writer that can be read back.
 type Disk interface {
 	io.ReaderAt

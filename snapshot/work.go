@@ -13,6 +13,8 @@ import (
 const (
 	defaultWorkers = 16
 	defaultChunk   = 256 << 10
+	// CopyMemory is how much memory a Job with default settings holds data in.
+	CopyMemory = defaultWorkers * defaultChunk
 	// ahead is how many extents are fetched before they are needed, so that BytesTotal is known early (1.5 MiB).
 	ahead = 64 << 10
 	// zeroChunk is how much of a zero extent one worker looks at; only its part of the map is touched.
@@ -75,7 +77,7 @@ func (f *feed) next(ctx context.Context) (Extent, bool) {
 // It returns the first error after all of them have ended.
 func work(ctx context.Context, in Extents, size, chunk int64, workers int, announce func(Extent), make func() func(context.Context, Extent) error) error {
 	group, ctx := errgroup.WithContext(ctx)
-	f := &feed{extents: newExtentQueue(), chunk: chunk}
+	f := &feed{extents: newExtentQueue(size), chunk: chunk}
 	group.Go(func() error { return f.run(ctx, Align(Validate(in, size), size), announce) })
 	for range workers {
 		do := make()
@@ -94,7 +96,8 @@ func work(ctx context.Context, in Extents, size, chunk int64, workers int, annou
 	return group.Wait()
 }
 
-func newExtentQueue() chan Extent { return make(chan Extent, ahead) }
+// newExtentQueue holds what is fetched ahead; a small disk has not as many blocks.
+func newExtentQueue(size int64) chan Extent { return make(chan Extent, min(ahead, Blocks(size))) }
 
 // settings fills in and checks what Job and Check have in common.
 func settings(workers int, chunk int64) (int, int64, error) {
