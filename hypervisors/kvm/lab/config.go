@@ -48,11 +48,13 @@ PidFile none
 Subsystem sftp internal-sftp
 `
 
+const productionBridge = "virbr-prod"
+
 // Mode "open" is a network with an uplink for which libvirt makes no firewall rules: production, not an isolated one.
 const productionXML = `<network>
   <name>` + Production + `</name>
   <forward mode='open'/>
-  <bridge name='virbr-prod' stp='off' delay='0'/>
+  <bridge name='` + productionBridge + `' stp='off' delay='0'/>
   <dns enable='no'/>
   <ip address='192.168.77.1' prefix='24'/>
 </network>

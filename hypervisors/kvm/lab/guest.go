@@ -219,6 +219,16 @@ func (g *Guest) Status(ctx context.Context) (record.Status, error) {
 	return g.Host.Status(ctx, g.Addr)
 }
 
+// Writes are what the last n writes of the guest took, each in milliseconds.
+func (g *Guest) Writes(ctx context.Context, n int) ([]float64, error) {
+	b, err := g.Host.Get(ctx, g.Addr, fmt.Sprintf("/writes/%d", n))
+	if err != nil {
+		return nil, err
+	}
+	var took []float64
+	return took, json.Unmarshal(b, &took)
+}
+
 // WaitSeq waits until the guest has written n more records than now.
 func (g *Guest) WaitSeq(ctx context.Context, n uint64) error {
 	return g.Host.WaitSeq(ctx, g.Addr, n)

@@ -70,7 +70,7 @@ func (h *Host) start(ctx context.Context, net netip.Prefix, key clientKey) error
 	if err := h.plug(ctx, net); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
-	if _, err := h.Exec(ctx, "/usr/sbin/sshd", "-f", filepath.Join(h.Dir, "ssh/sshd_config"), "-E", filepath.Join(h.Dir, "log/sshd.log")); err != nil {
+	if err := h.startSSHD(ctx); err != nil {
 		return err
 	}
 	if err := h.startLibvirtd(ctx); err != nil {

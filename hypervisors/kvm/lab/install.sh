@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the Debian packages that building, the lab and the demo need. Says nothing and touches no network when all of
+# Installs the Debian packages that building, the lab and the demo need, and those named as arguments. Says nothing and touches no network when all of
 # them are there already.
 set -eu
 
@@ -8,9 +8,10 @@ packages="
 	libvirt-daemon libvirt-daemon-system libvirt-clients dnsmasq-base iptables iproute2
 	qemu-system-x86 qemu-utils libnbd-bin nbdkit
 	openssh-server openssh-client
-	syslinux syslinux-common mtools fdisk e2fsprogs
+	syslinux syslinux-common mtools fdisk e2fsprogs strace
 	libglib2.0-0 libnuma1 libudev1 liburing2
 	ca-certificates
+	$*
 "
 
 missing=

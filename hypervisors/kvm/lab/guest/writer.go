@@ -28,7 +28,11 @@ type writer struct {
 
 	mu     sync.Mutex
 	status record.Status
+	took   []float32 // what each write took, the newest at the end
 }
+
+// keptWrites is how many writes are remembered one by one: more than a quarter of an hour of a busy writer.
+const keptWrites = 1 << 16
 
 // work recovers from what is on the disks, then writes until stop.
 func work(params map[string]string, stop <-chan struct{}) error {
@@ -157,6 +161,7 @@ func (w *writer) write(stop <-chan struct{}) {
 				time.Sleep(time.Second)
 			}
 			beat = max(beat, time.Since(began))
+			w.note(time.Since(began))
 		}
 		w.mu.Lock()
 		w.status.Seq = seq
@@ -168,6 +173,22 @@ func (w *writer) write(stop <-chan struct{}) {
 			beat, last, count = 0, time.Now(), 0
 		}
 	}
+}
+
+func (w *writer) note(took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.took = append(w.took, float32(took.Microseconds())/1000); len(w.took) >= 2*keptWrites {
+		w.took = append([]float32(nil), w.took[len(w.took)-keptWrites:]...)
+	}
+	w.status.Writes++
+}
+
+// newest is what the last n writes took.
+func (w *writer) newest(n int) []float32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]float32(nil), w.took[max(0, len(w.took)-n):]...)
 }
 
 // keepLog appends to a file once in a while, so that the file system has something to lose. Apart from the writer, for a
@@ -224,6 +245,14 @@ func (w *writer) serve(ip string) error {
 	})
 	mux.HandleFunc("GET /status", func(rw http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(rw).Encode(w.snapshot())
+	})
+	mux.HandleFunc("GET /writes/{n}", func(rw http.ResponseWriter, r *http.Request) {
+		n, err := strconv.Atoi(r.PathValue("n"))
+		if err != nil || n < 0 {
+			http.Error(rw, "how many?", http.StatusBadRequest)
+			return
+		}
+		_ = json.NewEncoder(rw).Encode(w.newest(n))
 	})
 	ln, err := net.Listen("tcp", ":80")
 	if err != nil {

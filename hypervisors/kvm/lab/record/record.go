@@ -161,5 +161,6 @@ type Status struct {
 	Recovered    uint64   `json:"recovered"`
 	Problems     []string `json:"problems"`
 	WorstWriteMS float64  `json:"worstWriteMs"` // slowest write of a record since boot
+	Writes       int      `json:"writes"`       // since boot, two for each record; /writes/N tells what the last N took, in ms
 	WriteErrors  int      `json:"writeErrors"`
 }
