@@ -42,7 +42,8 @@ import (
 	"understudy/snapshot"
 )
 
-// Host is one connected hypervisor endpoint.
+// Host is one connected hypervisor endpoint. It outlives losses of the connection and restarts of the host: calls fail
+// with ErrUnreachable meanwhile and work again afterwards. Open checkpoints, drafts and readers do not outlive them.
 type Host interface {
 	Info(ctx context.Context) (Info, error)
 	Capabilities() Capabilities
@@ -78,6 +79,8 @@ type Power interface {
 	Shutdown(ctx context.Context, vm string) error
 	// Stop turns the machine off at once, as if power failed. Off already is success.
 	Stop(ctx context.Context, vm string) error
+	// SetAutostart says whether the machine starts by itself with its host, as VM.Autostart shows.
+	SetAutostart(ctx context.Context, vm string, on bool) error
 }
 
 // Source freezes machines and reads what changed since an earlier checkpoint.
@@ -198,6 +201,9 @@ type Replica interface {
 	// Drop removes a point; other points keep their content (its data is merged where they need it). A point that a run
 	// stands on is ErrInUse. Dropping an unknown point is success.
 	Drop(ctx context.Context, point string) error
+	// Mark keeps with a point why its content may be wrong (Point.Suspect), durable when it returns. The data stays as it
+	// is; no run, draft or reader stands in the way. An unknown point is ErrNotFound.
+	Mark(ctx context.Context, point, suspect string) error
 	// Run starts a machine from a point; see RunSpec. The point itself is never written.
 	Run(ctx context.Context, spec RunSpec) (RunStatus, error)
 	// End stops a run and discards what it wrote. An unknown run is success.
@@ -246,7 +252,8 @@ type ReplicaStatus struct {
 	Stray bool
 }
 
-// Point is a committed, complete, bootable moment at the target. All of it is stored with the data, at commit.
+// Point is a committed, complete, bootable moment at the target. All of it is stored with the data, at commit, but for
+// Suspect, which may come later.
 type Point struct {
 	// ID is unique within the group and the same for all machines of one cycle. [a-z0-9.-]{1,40}
 	ID string
@@ -257,6 +264,8 @@ type Point struct {
 	// ChangeID is what the source gave for this machine; empty where it cannot track.
 	ChangeID ChangeID
 	Disks    []PointDisk
+	// Suspect says, for people, why the content may be wrong; empty: nothing is known against it. See Replica.Mark.
+	Suspect string
 }
 
 // PointDisk is one disk of a point.

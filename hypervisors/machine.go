@@ -48,6 +48,8 @@ type VM struct {
 	Hardware Hardware
 	// Replica is the replica id when the machine is one of ours or a test run of ours, else empty.
 	Replica string
+	// Autostart: the machine starts by itself with its host.
+	Autostart bool
 	// Warnings say, for people, what of this machine cannot be protected, or not well: a raw disk, a shared disk, a
 	// passed-through device.
 	Warnings []string

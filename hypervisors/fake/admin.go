@@ -1,8 +1,11 @@
 package fake
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -49,13 +52,35 @@ func (hv *Hypervisor) Disks(vm string) (out []*LiveDisk) {
 // Start turns a machine on, as an administrator would.
 func (hv *Hypervisor) Start(vm string) error {
 	return hv.Guest(vm).do(func(m *machine) error {
-		if m.state == hypervisors.Off {
-			if m.replica != nil && m.run == nil {
-				m.replica.lend()
-			}
-			m.started()
+		m.turnOn()
+		return nil
+	})
+}
+
+func (m *machine) turnOn() {
+	if m.state == hypervisors.Off {
+		if m.replica != nil && m.run == nil {
+			m.replica.lend() // by hand: it starts on a copy of the newest point
 		}
-		m.state = hypervisors.Running
+		m.started()
+	}
+	m.state = hypervisors.Running
+}
+
+// Stop turns a machine off at once, as an administrator would: its tracking stays.
+func (hv *Hypervisor) Stop(vm string) error {
+	return hv.Guest(vm).do(func(m *machine) error {
+		if m.state != hypervisors.Off {
+			m.stopped()
+		}
+		return nil
+	})
+}
+
+// SetAutostart says whether a machine starts when its host does, as an administrator would.
+func (hv *Hypervisor) SetAutostart(vm string, on bool) error {
+	return hv.Guest(vm).do(func(m *machine) error {
+		m.autostart = on
 		return nil
 	})
 }
@@ -78,28 +103,36 @@ func (m *machine) crash() {
 	}
 }
 
-// PowerFail turns the whole host off and on: all machines are off, drafts are gone, committed points keep what was
-// flushed, connections are broken.
+// PowerFail turns the whole host off and on: all machines are off but those that start with their host, and drafts,
+// readers and checkpoints are gone. Of what was written to committed points and not flushed some is lost, some is there
+// and some is torn, see WithSeed. Connections find the host again, as those of real drivers do.
 func (hv *Hypervisor) PowerFail() {
 	hv.mu.Lock()
 	defer hv.mu.Unlock()
-	hv.epoch++
+	hv.outages++
+	chance := rand.New(rand.NewPCG(hv.seed, hv.outages))
 	for _, m := range hv.machines {
 		m.crash()
 	}
-	for _, r := range hv.replicas {
+	for _, id := range slices.Sorted(maps.Keys(hv.replicas)) {
+		r := hv.replicas[id]
 		if r.draft != nil {
 			r.draft.release()
 		}
 		for _, p := range r.points {
 			for _, d := range p.disks {
-				d.content.powerFail()
-				d.hashes.powerFail()
+				d.content.powerFail(chance)
+				d.hashes.powerFail(chance)
 			}
 		}
 	}
 	for _, r := range slices.Clone(hv.readers) {
 		r.release()
+	}
+	for _, m := range slices.SortedFunc(maps.Values(hv.machines), byName) {
+		if m.autostart {
+			m.turnOn()
+		}
 	}
 }
 
@@ -164,6 +197,41 @@ func (hv *Hypervisor) Corrupt(vm, disk string, off int64, p []byte) error {
 		}
 		return d.image.writeAt(p, off)
 	})
+}
+
+// Rot changes what a committed point holds of a disk, behind the back of its block map and of everything else, as a
+// failing disk of the target does. Points that share the block share the damage, as on real storage.
+func (hv *Hypervisor) Rot(replica, pointID, disk string, off int64, p []byte) error {
+	hv.mu.Lock()
+	defer hv.mu.Unlock()
+	r := hv.replicas[replica]
+	if r == nil {
+		return fmt.Errorf("replica %s: %w", replica, hypervisors.ErrNotFound)
+	}
+	at, err := r.point(pointID)
+	if err != nil {
+		return err
+	}
+	d := at.disk(disk)
+	if d == nil || off < 0 || off+int64(len(p)) > d.content.now.size {
+		return fmt.Errorf("disk %s of point %s: %w", disk, pointID, hypervisors.ErrNotFound)
+	}
+	before := make([]byte, blockSize)
+	now := make([]byte, blockSize)
+	first := off / blockSize * blockSize
+	d.content.now.readAt(before, first)
+	for _, other := range r.points {
+		shared := other.disk(disk)
+		if shared == nil {
+			continue
+		}
+		if shared.content.now.readAt(now, first); bytes.Equal(now, before) {
+			if err := shared.content.now.writeAt(p, off); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ResizeDisk makes a disk larger. ErrBusy while a checkpoint is open.

@@ -2,9 +2,9 @@
 // machines whose guests write, disks of any size that cost what was written to them, dirty tracking, recovery points,
 // runs, networks, storage that fills up, and the disasters that befall real hosts.
 //
-// A [Hypervisor] lives on when connections to it close, as a real one does. It has no goroutines, no randomness and no
-// clock of its own: the same calls give the same result. (A connection that Guest.Dial returns is served by one
-// goroutine until it is closed.) One lock covers everything in a Hypervisor.
+// A [Hypervisor] lives on when connections to it close, as a real one does. It has no goroutines, no clock of its own
+// and no randomness but for what a seed decides: the same calls give the same result. (A connection that Guest.Dial
+// returns is served by one goroutine until it is closed.) One lock covers everything in a Hypervisor.
 //
 // It never judges: what a driver must do is said in package hypervisors and checked in hypervisortest.
 package fake
@@ -31,7 +31,9 @@ type Hypervisor struct {
 	mu          sync.Mutex
 	unreachable bool
 	epoch       int // connections of an earlier one are broken
-	serial      int // for names that never repeat
+	seed        uint64
+	outages     uint64 // power failures so far
+	serial      int    // for names that never repeat
 	freeze      time.Duration
 	machines    map[string]*machine
 	networks    []*network
@@ -65,6 +67,9 @@ func WithNetwork(name string) Option {
 		hv.networks = append(hv.networks, &network{Network: hypervisors.Network{Name: name, Kind: "bridge"}})
 	}
 }
+
+// WithSeed decides what power failures leave of writes that were not flushed.
+func WithSeed(seed uint64) Option { return func(hv *Hypervisor) { hv.seed = seed } }
 
 // New makes a hypervisor that can do everything.
 func New(name string, clock func() time.Time, opts ...Option) *Hypervisor {

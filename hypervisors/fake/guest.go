@@ -93,10 +93,13 @@ func (g *Guest) Step(n int) (last uint64, err error) {
 			if m.written == 0 {
 				m.written = m.boot.newest(m.readers())
 			}
-			m.written++
-			last = m.written
-			disk, off := m.boot.place(last)
-			return m.guestWrite(m.boot.Disks[disk], off, m.boot.record(last, m.id))
+			next := m.written + 1
+			disk, off := m.boot.place(next)
+			if err := m.guestWrite(m.boot.Disks[disk], off, m.boot.record(next, m.id)); err != nil {
+				return err // tried again by the next Step
+			}
+			m.written, last = next, next
+			return nil
 		})
 		if err != nil {
 			return last, err

@@ -16,6 +16,8 @@ type machine struct {
 	id    string
 	hw    hypervisors.Hardware
 	state hypervisors.PowerState
+	// autostart: it starts with its host.
+	autostart bool
 	// disks are those the machine runs on; a replica at rest has none.
 	disks    []*disk
 	trackers []*tracker
@@ -152,7 +154,7 @@ func (m *machine) releaseDisks() {
 
 // show describes the machine for Host.
 func (m *machine) show() hypervisors.VM {
-	vm := hypervisors.VM{ID: m.id, State: m.state, Hardware: cloneHardware(m.hw)}
+	vm := hypervisors.VM{ID: m.id, State: m.state, Autostart: m.autostart, Hardware: cloneHardware(m.hw)}
 	if m.replica != nil {
 		vm.Replica = m.replica.id
 	}

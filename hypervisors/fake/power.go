@@ -9,13 +9,7 @@ import (
 
 func (c *conn) Start(ctx context.Context, vm string) error {
 	return c.power(ctx, "start", vm, func(m *machine) error {
-		if m.state == hypervisors.Off && m.replica != nil && m.run == nil {
-			m.replica.lend() // by hand: it starts on a copy of the newest point
-		}
-		if m.state == hypervisors.Off {
-			m.started()
-		}
-		m.state = hypervisors.Running
+		m.turnOn()
 		return nil
 	})
 }
@@ -25,6 +19,13 @@ func (c *conn) Stop(ctx context.Context, vm string) error {
 		if m.state != hypervisors.Off {
 			m.stopped()
 		}
+		return nil
+	})
+}
+
+func (c *conn) SetAutostart(ctx context.Context, vm string, on bool) error {
+	return c.power(ctx, "set autostart of", vm, func(m *machine) error {
+		m.autostart = on
 		return nil
 	})
 }

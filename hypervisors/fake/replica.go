@@ -62,6 +62,19 @@ func (h *replicaHandle) Drop(ctx context.Context, id string) error {
 	return nil
 }
 
+func (h *replicaHandle) Mark(ctx context.Context, id, suspect string) error {
+	if err := h.lock(ctx, "mark", "point "+id); err != nil {
+		return err
+	}
+	defer h.c.hv.mu.Unlock()
+	p, err := h.r.point(id)
+	if err != nil {
+		return h.fail("mark", "point "+id, err)
+	}
+	p.Suspect = suspect
+	return nil
+}
+
 func (p *point) release() {
 	for _, d := range p.disks {
 		d.content.release()
@@ -105,6 +118,7 @@ func (h *replicaHandle) Settle(ctx context.Context) error {
 	for _, own := range r.ground {
 		own.image.release()
 	}
+	r.machine.autostart = r.autostart
 	r.end("settled")
 	return nil
 }
@@ -132,7 +146,7 @@ func (h *replicaHandle) Delete(ctx context.Context) error {
 		r.machine.stopped()
 	}
 	if r.adopted {
-		r.machine.hw, r.machine.disks = r.spec, r.ground
+		r.machine.hw, r.machine.disks, r.machine.autostart = r.spec, r.ground, r.autostart
 	} else {
 		h.c.hv.remove(r.machine)
 	}

@@ -118,6 +118,6 @@ func (run *run) release() {
 		m.open.end(fmt.Errorf("run %s has ended: %w", run.id, hypervisors.ErrNotFound))
 	}
 	m.releaseDisks()
-	m.run = nil
+	m.run, m.autostart = nil, false
 	r.rest()
 }

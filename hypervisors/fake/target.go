@@ -21,7 +21,9 @@ type replica struct {
 	points  []*point             // oldest first
 	draft   *draft
 	runs    map[string]*run
-	ended   string // "settled" or "deleted": the handles outlive it
+	// autostart is what an adopted machine had of it before.
+	autostart bool
+	ended     string // "settled" or "deleted": the handles outlive it
 }
 
 type replicaHandle struct {
@@ -57,13 +59,6 @@ func (v *volume) flush() {
 func (v *volume) dirty() {
 	if v.stable == nil {
 		v.stable = v.now.fork(v.now.pool)
-	}
-}
-
-func (v *volume) powerFail() {
-	if v.stable != nil {
-		v.now.release()
-		v.now, v.stable = v.stable, nil
 	}
 }
 
@@ -177,8 +172,8 @@ func (c *conn) adopt(spec hypervisors.AdoptSpec) (*replica, error) {
 		return m.replica, nil
 	}
 	r := hv.addReplica(c.owner, spec.ID, m, p)
-	r.adopted, r.ground = true, m.disks
-	m.disks, m.trackers = nil, nil
+	r.adopted, r.ground, r.autostart = true, m.disks, m.autostart
+	m.disks, m.trackers, m.autostart = nil, nil, false
 	return r, nil
 }
 
@@ -230,6 +225,13 @@ func (r *replica) point(id string) (*point, error) {
 		return r.points[i], nil
 	}
 	return nil, fmt.Errorf("point %s: %w", id, hypervisors.ErrNotFound)
+}
+
+func (p *point) disk(id string) *pointDisk {
+	if i := slices.IndexFunc(p.disks, func(d *pointDisk) bool { return d.id == id }); i >= 0 {
+		return p.disks[i]
+	}
+	return nil
 }
 
 // hardware is the definition of the machine as it was at a point; nil: as ordered.

@@ -42,6 +42,7 @@ type Faults struct {
 	mu     sync.Mutex
 	queue  []*queued
 	random *random
+	hook   Hook
 }
 
 type queued struct {
@@ -75,6 +76,18 @@ func (f *Faults) Random(seed uint64, share float64, fault Fault) {
 	f.random = &random{Rand: rand.New(rand.NewPCG(seed, seed)), share: share, fault: fault}
 }
 
+// Hook is asked at both moments of every call. subject says what the call is about, by ids and what else tells two
+// calls of a kind apart: machine, replica and run or point, checkpoint, disk, offset, network; empty where there is only
+// one. A nil error lets the call go on.
+type Hook func(ctx context.Context, call Call, when When, subject string) error
+
+// Each asks hook at every call that meets no other fault; nil ends it.
+func (f *Faults) Each(hook Hook) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hook = hook
+}
+
 // Unmet lists queued faults that no call met.
 func (f *Faults) Unmet() []string {
 	f.mu.Lock()
@@ -105,7 +118,7 @@ func NewFaults(t testing.TB) *Faults {
 }
 
 // pick takes the fault that strikes a call now, or nil.
-func (f *Faults) pick(call Call, when When) Fault {
+func (f *Faults) pick(call Call, when When, subject string) Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := slices.IndexFunc(f.queue, func(q *queued) bool { return q.call == call && q.when == when })
@@ -121,30 +134,33 @@ func (f *Faults) pick(call Call, when When) Fault {
 	if r := f.random; r != nil && r.Float64() < r.share/2 {
 		return r.fault
 	}
+	if hook := f.hook; hook != nil {
+		return func(ctx context.Context) error { return hook(ctx, call, when, subject) }
+	}
 	return nil
 }
 
-func (f *Faults) strike(ctx context.Context, call Call, when When) error {
-	if fault := f.pick(call, when); fault != nil {
+func (f *Faults) strike(ctx context.Context, call Call, when When, subject string) error {
+	if fault := f.pick(call, when, subject); fault != nil {
 		return fault(ctx)
 	}
 	return nil
 }
 
 // around makes a call with whatever befalls it.
-func (f *Faults) around(ctx context.Context, call Call, do func() error) error {
-	if err := f.strike(ctx, call, Before); err != nil {
+func (f *Faults) around(ctx context.Context, call Call, subject string, do func() error) error {
+	if err := f.strike(ctx, call, Before, subject); err != nil {
 		return err
 	}
 	if err := do(); err != nil {
 		return err
 	}
-	return f.strike(ctx, call, After)
+	return f.strike(ctx, call, After, subject)
 }
 
 // result is around for calls that return something besides the error.
-func result[T any](f *Faults, ctx context.Context, call Call, do func() (T, error)) (out T, err error) {
-	err = f.around(ctx, call, func() (err error) {
+func result[T any](f *Faults, ctx context.Context, call Call, subject string, do func() (T, error)) (out T, err error) {
+	err = f.around(ctx, call, subject, func() (err error) {
 		out, err = do()
 		return err
 	})

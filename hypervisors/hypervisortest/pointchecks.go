@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"understudy/hypervisors"
 )
@@ -19,6 +20,7 @@ func pointChecks() []Check {
 		check("dropping the newest point", dropping(3)),
 		check("dropping all points", checkDropAll),
 		check("an unknown point", checkUnknownPoint),
+		check("a mark stays with its point", checkMark),
 	}
 }
 
@@ -130,4 +132,64 @@ func checkUnknownPoint(ctx context.Context, s *stage) error {
 	}
 	_, err = r.Open(ctx, "no-such-point")
 	return wants("open", err, hypervisors.ErrNotFound)
+}
+
+// checkMark: a mark is there for whoever asks, also over another connection and after the points around it have gone,
+// and changes nothing else.
+func checkMark(ctx context.Context, s *stage) error {
+	r, err := s.replica(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range []string{"p1", "p2", "p3"} {
+		if err := commit(ctx, r, id, pattern(id[1]-'0')); err != nil {
+			return err
+		}
+	}
+	d, err := r.Draft(ctx, request("p4", pattern(4)))
+	if err != nil {
+		return err
+	}
+	s.later(d.Discard)
+	for range 2 {
+		if err := r.Mark(ctx, "p2", "damaged"); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(wantMarks(ctx, r, "", "damaged", ""), fill(ctx, d, "p4", pattern(4)), d.Commit(ctx, pointOf("p4", pattern(4)))); err != nil {
+		return err
+	}
+	if err := r.Drop(ctx, "p1"); err != nil {
+		return err
+	}
+	again, err := s.connect(ctx, s.Owner)
+	if err != nil {
+		return err
+	}
+	same, err := again.(hypervisors.Target).Replica(ctx, r.ID())
+	if err != nil {
+		return err
+	}
+	if err := wantMarks(ctx, same, "damaged", "", ""); err != nil {
+		return fmt.Errorf("on another connection: %w", err)
+	}
+	if err := errors.Join(wantKept(ctx, r, "p2", pattern(2)), wantKept(ctx, r, "p3", pattern(3))); err != nil {
+		return err
+	}
+	return wants("mark an unknown point", r.Mark(ctx, "no-such-point", "x"), hypervisors.ErrNotFound)
+}
+
+func wantMarks(ctx context.Context, r hypervisors.Replica, want ...string) error {
+	status, err := r.Status(ctx)
+	if err != nil {
+		return err
+	}
+	var got []string
+	for _, p := range status.Points {
+		got = append(got, p.Suspect)
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("points are marked %q, want %q", got, want)
+	}
+	return nil
 }

@@ -15,6 +15,8 @@ func runChecks() []Check {
 	return []Check{
 		{Name: "starting and stopping again is success", Why: "the host cannot start machines", Run: onStage(checkPower),
 			Needs: func(c hypervisors.Capabilities) bool { return c.Power }},
+		{Name: "autostart is set and shown", Why: "the host cannot start machines", Run: onStage(checkAutostart),
+			Needs: func(c hypervisors.Capabilities) bool { return c.Power }},
 		check("a test runs beside drafts, its writes apart", checkTestRun),
 		check("two tests of different points", checkTwoTests),
 		check("a test is refused", checkTestRefused),
@@ -49,6 +51,27 @@ func checkPower(ctx context.Context, s *stage) error {
 		}
 	}
 	return wants("start of an unknown machine", s.power.Start(ctx, nobody), hypervisors.ErrNotFound)
+}
+
+func checkAutostart(ctx context.Context, s *stage) error {
+	id, err := s.NewVM(ctx)
+	if err != nil {
+		return err
+	}
+	s.later(func(ctx context.Context) error { return s.power.SetAutostart(ctx, id, false) })
+	for _, on := range []bool{false, true, true, false} {
+		if err := s.power.SetAutostart(ctx, id, on); err != nil {
+			return err
+		}
+		vm, err := s.Host.VM(ctx, id)
+		if err != nil {
+			return err
+		}
+		if vm.Autostart != on || vm.State != hypervisors.Off {
+			return fmt.Errorf("autostart set to %v: shown as %v, machine is %s", on, vm.Autostart, vm.State)
+		}
+	}
+	return wants("autostart of an unknown machine", s.power.SetAutostart(ctx, nobody, true), hypervisors.ErrNotFound)
 }
 
 // test starts a test run whose NICs are all in one network; it is ended at the end.

@@ -43,32 +43,32 @@ type faultyHost struct {
 }
 
 func (h *faultyHost) Info(ctx context.Context) (hypervisors.Info, error) {
-	return result(h.f, ctx, "Host.Info", func() (hypervisors.Info, error) { return h.Host.Info(ctx) })
+	return result(h.f, ctx, "Host.Info", "", func() (hypervisors.Info, error) { return h.Host.Info(ctx) })
 }
 
 func (h *faultyHost) VMs(ctx context.Context) ([]hypervisors.VM, error) {
-	return result(h.f, ctx, "Host.VMs", func() ([]hypervisors.VM, error) { return h.Host.VMs(ctx) })
+	return result(h.f, ctx, "Host.VMs", "", func() ([]hypervisors.VM, error) { return h.Host.VMs(ctx) })
 }
 
 func (h *faultyHost) VM(ctx context.Context, id string) (hypervisors.VM, error) {
-	return result(h.f, ctx, "Host.VM", func() (hypervisors.VM, error) { return h.Host.VM(ctx, id) })
+	return result(h.f, ctx, "Host.VM", id, func() (hypervisors.VM, error) { return h.Host.VM(ctx, id) })
 }
 
 func (h *faultyHost) Networks(ctx context.Context) ([]hypervisors.Network, error) {
-	return result(h.f, ctx, "Host.Networks", func() ([]hypervisors.Network, error) { return h.Host.Networks(ctx) })
+	return result(h.f, ctx, "Host.Networks", "", func() ([]hypervisors.Network, error) { return h.Host.Networks(ctx) })
 }
 
 func (h *faultyHost) Storage(ctx context.Context) ([]hypervisors.Storage, error) {
-	return result(h.f, ctx, "Host.Storage", func() ([]hypervisors.Storage, error) { return h.Host.Storage(ctx) })
+	return result(h.f, ctx, "Host.Storage", "", func() ([]hypervisors.Storage, error) { return h.Host.Storage(ctx) })
 }
 
 func (h *faultyHost) Clean(ctx context.Context, keep hypervisors.Keep) ([]string, error) {
-	return result(h.f, ctx, "Host.Clean", func() ([]string, error) { return h.Host.Clean(ctx, keep) })
+	return result(h.f, ctx, "Host.Clean", "", func() ([]string, error) { return h.Host.Clean(ctx, keep) })
 }
 
 func (h *faultyHost) Close() error {
 	h.end()
-	return h.f.around(context.Background(), "Host.Close", h.Host.Close)
+	return h.f.around(context.Background(), "Host.Close", "", h.Host.Close)
 }
 
 type faultyPower struct {
@@ -77,15 +77,19 @@ type faultyPower struct {
 }
 
 func (p *faultyPower) Start(ctx context.Context, vm string) error {
-	return p.f.around(ctx, "Power.Start", func() error { return p.inner.Start(ctx, vm) })
+	return p.f.around(ctx, "Power.Start", vm, func() error { return p.inner.Start(ctx, vm) })
 }
 
 func (p *faultyPower) Shutdown(ctx context.Context, vm string) error {
-	return p.f.around(ctx, "Power.Shutdown", func() error { return p.inner.Shutdown(ctx, vm) })
+	return p.f.around(ctx, "Power.Shutdown", vm, func() error { return p.inner.Shutdown(ctx, vm) })
 }
 
 func (p *faultyPower) Stop(ctx context.Context, vm string) error {
-	return p.f.around(ctx, "Power.Stop", func() error { return p.inner.Stop(ctx, vm) })
+	return p.f.around(ctx, "Power.Stop", vm, func() error { return p.inner.Stop(ctx, vm) })
+}
+
+func (p *faultyPower) SetAutostart(ctx context.Context, vm string, on bool) error {
+	return p.f.around(ctx, "Power.SetAutostart", vm, func() error { return p.inner.SetAutostart(ctx, vm, on) })
 }
 
 type faultyIsolation struct {
@@ -94,15 +98,15 @@ type faultyIsolation struct {
 }
 
 func (i *faultyIsolation) IsolatedNetwork(ctx context.Context, name string) error {
-	return i.f.around(ctx, "Isolation.IsolatedNetwork", func() error { return i.inner.IsolatedNetwork(ctx, name) })
+	return i.f.around(ctx, "Isolation.IsolatedNetwork", name, func() error { return i.inner.IsolatedNetwork(ctx, name) })
 }
 
 func (i *faultyIsolation) AssertIsolated(ctx context.Context, name string) error {
-	return i.f.around(ctx, "Isolation.AssertIsolated", func() error { return i.inner.AssertIsolated(ctx, name) })
+	return i.f.around(ctx, "Isolation.AssertIsolated", name, func() error { return i.inner.AssertIsolated(ctx, name) })
 }
 
 func (i *faultyIsolation) RemoveNetwork(ctx context.Context, name string) error {
-	return i.f.around(ctx, "Isolation.RemoveNetwork", func() error { return i.inner.RemoveNetwork(ctx, name) })
+	return i.f.around(ctx, "Isolation.RemoveNetwork", name, func() error { return i.inner.RemoveNetwork(ctx, name) })
 }
 
 type faultyGuest struct {
@@ -111,9 +115,9 @@ type faultyGuest struct {
 }
 
 func (g *faultyGuest) AgentPing(ctx context.Context, vm string) error {
-	return g.f.around(ctx, "Guest.AgentPing", func() error { return g.inner.AgentPing(ctx, vm) })
+	return g.f.around(ctx, "Guest.AgentPing", vm, func() error { return g.inner.AgentPing(ctx, vm) })
 }
 
 func (g *faultyGuest) Dial(ctx context.Context, network, from, addr string) (net.Conn, error) {
-	return result(g.f, ctx, "Guest.Dial", func() (net.Conn, error) { return g.inner.Dial(ctx, network, from, addr) })
+	return result(g.f, ctx, "Guest.Dial", addr, func() (net.Conn, error) { return g.inner.Dial(ctx, network, from, addr) })
 }

@@ -117,6 +117,7 @@ type definition struct {
 	id         string
 	active     bool
 	persistent bool
+	autostart  bool
 	state      hypervisors.PowerState
 	// live has the devices of now: those of the running process, or of next when the machine is off.
 	live libvirtxml.Domain
@@ -152,6 +153,11 @@ func defineOnce(d *libvirt.Domain) (def definition, err error) {
 	}
 	if def.persistent, err = d.IsPersistent(); err != nil {
 		return def, err
+	}
+	if def.persistent { // others cannot start by themselves
+		if def.autostart, err = d.GetAutostart(); err != nil {
+			return def, err
+		}
 	}
 	read := func(into *libvirtxml.Domain, flags libvirt.DomainXMLFlags) error {
 		text, err := d.GetXMLDesc(flags)
@@ -197,7 +203,7 @@ func (h *host) describe(ctx context.Context, d *libvirt.Domain) (hypervisors.VM,
 	if err != nil {
 		return hypervisors.VM{}, err
 	}
-	vm := hypervisors.VM{ID: def.id, State: def.state, Hardware: hardware(&def.next)}
+	vm := hypervisors.VM{ID: def.id, State: def.state, Autostart: def.autostart, Hardware: hardware(&def.next)}
 	if r := readMarks(&def.next).Replica; r != nil {
 		vm.Replica = r.ID
 	}

@@ -80,6 +80,17 @@ func (h *host) Stop(ctx context.Context, vm string) error {
 	return powerError("stop", vm, err)
 }
 
+// SetAutostart says whether libvirt starts the machine when it starts itself with its host.
+func (h *host) SetAutostart(ctx context.Context, vm string, on bool) error {
+	err := h.onDomain(ctx, vm, func(d *libvirt.Domain) error {
+		if now, err := d.GetAutostart(); err != nil || now == on {
+			return err
+		}
+		return d.SetAutostart(on)
+	})
+	return powerError("set autostart of", vm, err)
+}
+
 func (h *host) power(ctx context.Context, vm string, do func(*libvirt.Domain, definition) error) error {
 	return h.onDomain(ctx, vm, func(d *libvirt.Domain) error {
 		def, err := define(d)
@@ -122,10 +133,18 @@ func (h *host) onDomain(ctx context.Context, id string, do func(*libvirt.Domain)
 	}
 }
 
-// insist is onDomain for cleaning up: while libvirtd is away it waits for its return, until ctx ends.
+// insist is onDomain for cleaning up: while libvirtd is away it waits for its return, until ctx ends. Then it also gives
+// up what libvirt does not answer, because QEMU hangs; do must do nothing more that matters after its ctx has ended.
 func (h *host) insist(ctx context.Context, id string, do func(*libvirt.Domain) error) error {
 	for {
-		err := h.onDomain(ctx, id, do)
+		answer := make(chan error, 1)
+		go func() { answer <- h.onDomain(ctx, id, do) }()
+		var err error
+		select {
+		case err = <-answer:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: libvirt does not answer: %w", hypervisors.ErrTimeout, ctx.Err())
+		}
 		if !errors.Is(err, hypervisors.ErrUnreachable) || errors.Is(err, net.ErrClosed) || !pause(ctx, 200*time.Millisecond) {
 			return err
 		}

@@ -28,6 +28,8 @@ type replica struct {
 
 func (r *replica) ID() string { return r.id }
 
+func (r *replica) subject(disk string) string { return "replica " + r.id + ", disk " + disk }
+
 // take waits for the turn.
 func (r *replica) take(ctx context.Context) error {
 	select {
@@ -129,6 +131,21 @@ func (r *replica) status(ctx context.Context, m *manifest) (hypervisors.ReplicaS
 		s.Runs = append(s.Runs, hypervisors.RunStatus{ID: t.ID, Point: t.Point, VM: t.VM, State: state})
 	}
 	return s, nil
+}
+
+// Mark writes the mark into the manifest, beside the point.
+func (r *replica) Mark(ctx context.Context, id, suspect string) error {
+	return r.work(ctx, "mark point "+id+" of", func(m *manifest) error {
+		p, ok := m.visible(id)
+		if !ok {
+			return fmt.Errorf("point %s %w", id, hypervisors.ErrNotFound)
+		}
+		if p.Meta.Suspect == suspect {
+			return nil
+		}
+		p.Meta.Suspect = suspect
+		return r.save(ctx, m)
+	})
 }
 
 // state is a machine's power state; one that does not exist is off.

@@ -116,7 +116,7 @@ func (r *replica) giveBack(ctx context.Context, m *manifest, def *libvirtxml.Dom
 	if err := r.host.defineXML(ctx, def); err != nil {
 		return err
 	}
-	return r.host.setAutostart(ctx, m.VM, m.Adopted.Autostart)
+	return r.host.SetAutostart(ctx, m.VM, m.Adopted.Autostart)
 }
 
 // Delete removes the replica, its folder last, so that an interrupted Delete can be repeated.

@@ -230,7 +230,7 @@ func (r *replica) define(ctx context.Context, m *manifest, p *point, networks ma
 	if err := r.host.defineXML(ctx, def); err != nil {
 		return err
 	}
-	return r.host.setAutostart(ctx, m.VM, false)
+	return r.host.SetAutostart(ctx, m.VM, false)
 }
 
 func (h *host) defineXML(ctx context.Context, def *libvirtxml.Domain) error {
@@ -247,15 +247,6 @@ func (h *host) defineXML(ctx context.Context, def *libvirtxml.Domain) error {
 		return virtError(err)
 	}
 	return d.Free()
-}
-
-func (h *host) setAutostart(ctx context.Context, vm string, on bool) error {
-	d, err := h.domain(ctx, vm)
-	if err != nil {
-		return err
-	}
-	defer d.Free()
-	return virtError(d.SetAutostart(on))
 }
 
 // testDefinition is the machine of a test: the replica's, beside it. It shares nothing with it that could be written.
