@@ -246,10 +246,15 @@ func (d *frozenDisk) explain(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
+	if errors.Is(err, nbd.ErrStalled) {
+		return &hypervisors.Error{Op: "read", Subject: d.subject(), Err: fmt.Errorf("%w: %w", hypervisors.ErrTimeout, err),
+			Hint: "Look whether the machine or its storage hangs. The next cycle starts from the last recovery point."}
+	}
 	if why := d.plan.diagnose(d.cp.host); why != nil {
 		return &hypervisors.Error{Op: "read", Subject: d.subject(), Err: why, Hint: "The next cycle starts from the last recovery point."}
 	}
-	return &hypervisors.Error{Op: "read", Subject: d.subject(), Err: err}
+	return &hypervisors.Error{Op: "read", Subject: d.subject(), Err: err,
+		Hint: "Look at the connection to the host, and at the disk's storage there. The next cycle starts from the last recovery point."}
 }
 
 var (
@@ -277,6 +282,9 @@ func (p *plan) diagnose(h *host) error {
 			}
 			return err
 		})
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("%w: libvirt does not answer", hypervisors.ErrUnreachable)
+		}
 		if !there || !pause(ctx, 50*time.Millisecond) {
 			return err
 		}

@@ -32,14 +32,14 @@ const (
 
 func reserveOf(free int64) int64 { return min(largestReserve, free/4) }
 
-// measureScratch looks at the room for scratch files before there are any, and removes those that stand in the way.
+// measureScratch looks at the room for scratch files before there are any. Old ones, which would be in the way, go first.
 func (cp *checkpoint) measureScratch(ctx context.Context) error {
+	if err := cp.host.removeOld(ctx, cp.plans); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
-	var old []string
 	for _, p := range cp.plans {
-		old = append(old, p.socket)
 		for _, k := range p.disks {
-			old = append(old, k.scratch)
 			dir := path.Dir(k.scratch)
 			if p.reader || seen[dir] {
 				continue // nobody writes to the disks of a machine that is off
@@ -57,7 +57,7 @@ func (cp *checkpoint) measureScratch(ctx context.Context) error {
 			cp.scratch = append(cp.scratch, &scratchSpace{dir: dir, reserve: reserveOf(room.Free)})
 		}
 	}
-	return removeAll(ctx, cp.host.place, old...)
+	return nil
 }
 
 // watch looks at the guests and the room until reading ends.

@@ -21,6 +21,7 @@
 package kvm
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -49,9 +50,11 @@ type host struct {
 	place place
 	virt  *virt
 	caps  hypervisors.Capabilities
+	lanes bool // drafts can be written through shared memory
 
 	locks   vmLocks
 	open    openCheckpoints
+	owed    owed
 	targets targets
 	probes  probes
 }
@@ -86,13 +89,12 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
-	socket := func() (string, error) { return addr.socket, nil }
+	socket := func(context.Context) (string, error) { return addr.socket, nil }
 	if addr.ssh {
 		p := newSSHPlace(addr)
-		// Signing in first gives errors that say what is wrong, which libvirt at the end of a tunnel cannot.
 		if _, err := p.connection(ctx); err != nil {
 			p.Close()
-			return nil, err
+			return nil, err // it says what is wrong, and what to do
 		}
 		h.place, socket = p, p.libvirtSocket
 	} else {
@@ -169,6 +171,10 @@ func (h *host) probe(ctx context.Context) error {
 			h.caps.Missing = append(h.caps.Missing, fmt.Sprintf("%s is not installed on the host; replicas cannot be kept there", tool))
 			h.caps.Target = false
 		}
+	}
+	if h.place.SharesMemory() {
+		help, err := h.place.Run(ctx, nil, "qemu-storage-daemon", "--help")
+		h.lanes = err == nil && bytes.Contains(help, []byte("vhost-user-blk")) // a choice of who built QEMU
 	}
 	return nil
 }

@@ -30,6 +30,9 @@ type place interface {
 	Pipe(ctx context.Context, argv ...string) (io.ReadWriteCloser, error)
 	// Dial connects to a unix socket of the place.
 	Dial(ctx context.Context, unixPath string) (net.Conn, error)
+	// SharesMemory says that the place's processes run on this machine's kernel, and that Dial's connections carry
+	// descriptors (*net.UnixConn), so that memory can be shared with them.
+	SharesMemory() bool
 	Close() error
 }
 
@@ -65,6 +68,9 @@ func (e *runError) Is(target error) bool {
 
 // readFile returns the content of a file, or an error that is fs.ErrNotExist.
 func readFile(ctx context.Context, p place, name string) ([]byte, error) {
+	if f, ok := p.(files); ok {
+		return f.readFile(ctx, name)
+	}
 	return p.Run(ctx, nil, "cat", "--", name)
 }
 
@@ -72,6 +78,9 @@ func readFile(ctx context.Context, p place, name string) ([]byte, error) {
 // error, as it was. The length is compared at the place, since a lost connection looks to the command like the end of
 // the data.
 func writeFileAtomic(ctx context.Context, p place, name string, data []byte) error {
+	if f, ok := p.(files); ok {
+		return f.writeFileAtomic(ctx, name, data)
+	}
 	const script = `set -e
 cat >"$1.new"
 [ "$(wc -c <"$1.new")" -eq "$2" ] || { rm -f -- "$1.new"; echo "data was cut short" >&2; exit 1; }
@@ -84,12 +93,18 @@ sync -- "$3"`
 
 // renameFile moves a file or folder over another name of the same folder, durably.
 func renameFile(ctx context.Context, p place, from, to string) error {
+	if f, ok := p.(files); ok {
+		return f.renameFile(ctx, from, to)
+	}
 	_, err := p.Run(ctx, nil, "sh", "-c", `mv -fT -- "$1" "$2" && sync -- "$3"`, "rename", from, to, path.Dir(to))
 	return err
 }
 
 // syncPaths makes files, or the entries of folders, durable.
 func syncPaths(ctx context.Context, p place, names ...string) error {
+	if f, ok := p.(files); ok {
+		return f.syncPaths(ctx, names...)
+	}
 	_, err := p.Run(ctx, nil, append([]string{"sync", "--"}, names...)...)
 	return err
 }
@@ -98,6 +113,9 @@ func syncPaths(ctx context.Context, p place, names ...string) error {
 func removeAll(ctx context.Context, p place, names ...string) error {
 	if len(names) == 0 {
 		return nil
+	}
+	if f, ok := p.(files); ok {
+		return f.removeAll(ctx, names...)
 	}
 	_, err := p.Run(ctx, nil, append([]string{"rm", "-rf", "--"}, names...)...)
 	return err
@@ -110,6 +128,9 @@ func mkdirAll(ctx context.Context, p place, dir string) error {
 
 // list returns the names in a folder, in order; a folder that is not there has none.
 func list(ctx context.Context, p place, dir string) ([]string, error) {
+	if f, ok := p.(files); ok {
+		return f.list(ctx, dir)
+	}
 	// -print0 and not ls: names may hold anything but a zero byte.
 	out, err := p.Run(ctx, nil, "find", dir, "-mindepth", "1", "-maxdepth", "1", "-printf", `%f\0`)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -124,6 +145,9 @@ func list(ctx context.Context, p place, dir string) ([]string, error) {
 }
 
 func exists(ctx context.Context, p place, name string) (bool, error) {
+	if f, ok := p.(files); ok {
+		return f.exists(ctx, name)
+	}
 	_, err := p.Run(ctx, nil, "stat", "-c", "%i", "--", name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -136,6 +160,9 @@ type space struct{ Free, Total int64 }
 
 // freeSpace measures the file system that holds the path, as an unprivileged writer would find it.
 func freeSpace(ctx context.Context, p place, name string) (space, error) {
+	if f, ok := p.(files); ok {
+		return f.freeSpace(ctx, name)
+	}
 	out, err := p.Run(ctx, nil, "stat", "-f", "-c", "%a %b %S", "--", name)
 	if err != nil {
 		return space{}, err

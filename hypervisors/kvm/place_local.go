@@ -278,30 +278,12 @@ func finish(ctx context.Context, proc *process, stdout *bytes.Buffer) ([]byte, e
 
 // Dial goes through descriptors of folders, because a socket's address may have 107 bytes only.
 func (p *localPlace) Dial(ctx context.Context, unixPath string) (net.Conn, error) {
-	dir, err := p.openDir(ctx, path.Dir(unixPath))
+	dir, err := p.open(ctx, path.Dir(unixPath), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(dir)
-	return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir, path.Base(unixPath)))
+	defer dir.Close()
+	return new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), path.Base(unixPath)))
 }
 
-func (p *localPlace) openDir(ctx context.Context, dir string) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n, err := p.resolve(ctx)
-	if err != nil {
-		return -1, err
-	}
-	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC}
-	root := unix.AT_FDCWD
-	if n.foreign {
-		// Absolute links inside the place (/var/run) must not lead to our own root.
-		root, how.Resolve = int(n.root.Fd()), unix.RESOLVE_IN_ROOT
-	}
-	fd, err := unix.Openat2(root, dir, &how)
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return fd, nil
-}
+func (p *localPlace) SharesMemory() bool { return true }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -132,13 +133,15 @@ func (p *sshPlace) Close() error {
 	return nil
 }
 
+func (p *sshPlace) SharesMemory() bool { return false }
+
 func (p *sshPlace) Dial(ctx context.Context, unixPath string) (net.Conn, error) {
 	return overConnection(ctx, p, func(c *ssh.Client) (net.Conn, error) {
 		conn, err := c.DialContext(ctx, "unix", unixPath)
 		if err != nil {
 			return nil, fmt.Errorf("socket %s: %w", unixPath, err)
 		}
-		return conn, nil
+		return newSSHConn(conn), nil
 	})
 }
 
@@ -221,28 +224,59 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// libvirtSocket returns a local socket, in a folder that only we can enter, that leads to libvirt over there.
-func (p *sshPlace) libvirtSocket() (string, error) {
+// libvirtSocket returns a local socket, in a folder that only we can enter, that leads to libvirt over there. Signing in
+// first gives errors that say what is wrong, which libvirt at the end of a tunnel cannot.
+func (p *sshPlace) libvirtSocket(ctx context.Context) (string, error) {
+	if _, err := p.connection(ctx); err != nil {
+		return "", err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return "", errClosed
 	}
 	if p.forward != nil {
-		return p.forward.Addr().String(), nil
+		return filepath.Join(p.dir, forwardName), nil
 	}
-	dir, err := os.MkdirTemp("", "understudy-") // mode 0700
+	removeDeadForwards()
+	dir, err := os.MkdirTemp("", forwardPrefix) // mode 0700
 	if err != nil {
 		return "", err
 	}
-	l, err := net.Listen("unix", filepath.Join(dir, "libvirt"))
+	l, err := net.Listen("unix", filepath.Join(dir, "new"))
+	if err == nil {
+		// Only what answers has the name: nobody takes a socket in the making for a dead one.
+		err = os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, forwardName))
+	}
 	if err != nil {
+		if l != nil {
+			l.Close()
+		}
 		os.RemoveAll(dir)
 		return "", err
 	}
 	p.forward, p.dir = l, dir
 	go p.serveForward(l)
-	return l.Addr().String(), nil
+	return filepath.Join(dir, forwardName), nil
+}
+
+// Sockets of libvirtSocket, below the folder for temporary files.
+const (
+	forwardPrefix = "understudy-ssh-"
+	forwardName   = "libvirt"
+)
+
+// removeDeadForwards removes the sockets of appliances that were killed: nobody listens there.
+func removeDeadForwards() {
+	found, _ := filepath.Glob(filepath.Join(os.TempDir(), forwardPrefix+"*", forwardName))
+	for _, name := range found {
+		nc, err := net.Dial("unix", name)
+		if err == nil {
+			nc.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			os.RemoveAll(filepath.Dir(name))
+		}
+	}
 }
 
 func (p *sshPlace) serveForward(l net.Listener) {

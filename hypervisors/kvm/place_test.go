@@ -280,7 +280,7 @@ func TestCyclesOverSSH(t *testing.T) {
 	require.NoError(t, err)
 	undisturbed(t, testLab.Source, map[string][]string{name: nil})
 
-	socket, err := h.place.(*sshPlace).libvirtSocket()
+	socket, err := h.place.(*sshPlace).libvirtSocket(testContext(t))
 	require.NoError(t, err)
 	info, err := os.Stat(filepath.Dir(socket))
 	require.NoError(t, err)

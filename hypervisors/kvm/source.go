@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,6 +140,9 @@ func (h *host) plan(ctx context.Context, name string, vm hypervisors.CheckpointV
 	} else if err := h.endOldJob(ctx, d); err != nil {
 		return p, err
 	}
+	if err := h.settle(d, vm.ID, string(vm.Since)); err != nil {
+		return p, err
+	}
 	_, p.agent = guestAgent(&def.live)
 	if err := h.planDisks(ctx, d, &def, p, name); err != nil {
 		return p, err
@@ -220,17 +224,20 @@ func (h *host) backupSocket(ctx context.Context, d *libvirt.Domain) (string, err
 	if err != nil {
 		return "", virtError(err)
 	}
-	out, err := h.place.Run(ctx, nil, "find", "/var/lib/libvirt/qemu", "-maxdepth", "1", "-type", "d", "-name", fmt.Sprintf("domain-%d-*", id))
+	const folders = "/var/lib/libvirt/qemu"
+	names, err := list(ctx, h.place, folders)
 	if err != nil {
 		return "", err
 	}
-	dir, _, _ := strings.Cut(string(out), "\n")
-	if dir == "" {
-		if dir = exportDir; mkdirAll(ctx, h.place, dir) != nil {
-			return "", fmt.Errorf("no folder for QEMU's socket: neither /var/lib/libvirt/qemu/domain-%d-… nor %s", id, dir)
-		}
+	prefix := fmt.Sprintf("domain-%d-", id)
+	i := slices.IndexFunc(names, func(name string) bool { return strings.HasPrefix(name, prefix) })
+	if i >= 0 {
+		return path.Join(folders, names[i], h.name("nbd")), nil
 	}
-	return path.Join(dir, h.name("nbd")), nil
+	if err := mkdirAll(ctx, h.place, exportDir); err != nil {
+		return "", fmt.Errorf("no folder for QEMU's socket: neither %s/%s… nor %s: %w", folders, prefix, exportDir, err)
+	}
+	return path.Join(exportDir, h.name("nbd")), nil
 }
 
 // endOldJob makes sure that no job runs at a machine that is on: one of ours is a leftover, as nobody holds it.
@@ -310,6 +317,7 @@ func (h *host) Forget(ctx context.Context, vm string, ids ...hypervisors.ChangeI
 	defer h.locks.release(vm)
 	err := h.onDomain(ctx, vm, func(d *libvirt.Domain) error { return h.forget(ctx, d, names) })
 	if err != nil && !errors.Is(err, hypervisors.ErrNotFound) {
+		h.owed.add(vm, names...)
 		return fail(err)
 	}
 	return nil
@@ -328,6 +336,9 @@ func (h *host) undo(ctx context.Context, p *plan) error {
 			}
 			return h.deleteCheckpoint(d, p.checkpoint)
 		})))
+		if all[0] != nil && p.checkpoint != "" {
+			h.owed.add(p.vm, p.checkpoint)
+		}
 	}
 	return errors.Join(append(all, h.release(ctx, p))...)
 }

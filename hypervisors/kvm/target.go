@@ -40,6 +40,12 @@ func (h *host) replicaAt(id, dir string) *replica {
 	return r
 }
 
+func (h *host) replicaMet(id string) *replica {
+	h.targets.mu.Lock()
+	defer h.targets.mu.Unlock()
+	return h.targets.byID[id]
+}
+
 // Replica finds a replica by its folder, in whichever storage that is.
 func (h *host) Replica(ctx context.Context, id string) (hypervisors.Replica, error) {
 	r, err := h.findReplica(ctx, id)
@@ -55,6 +61,12 @@ func (h *host) findReplica(ctx context.Context, id string) (*replica, error) {
 	}
 	if err := valid("replica", replicaID, id); err != nil {
 		return fail(err)
+	}
+	// Where it was the last time, it is mostly still; looking through all storages takes many calls.
+	if r := h.replicaMet(id); r != nil {
+		if m, err := readManifest(ctx, h.place, r.dir); err == nil && m.Owner == h.owner && !m.Removed {
+			return r, nil
+		}
 	}
 	places, err := h.Storage(ctx)
 	if err != nil {
@@ -79,7 +91,8 @@ func (h *host) findReplica(ctx context.Context, id string) (*replica, error) {
 		}
 		return h.replicaAt(id, dir), nil
 	}
-	return fail(hypervisors.ErrNotFound)
+	return nil, &hypervisors.Error{Op: "find", Subject: "replica " + id, Err: hypervisors.ErrNotFound,
+		Hint: "Look whether the storage pool that holds it is active, and whether somebody removed its folder."}
 }
 
 // CreateReplica makes the replica's folder, its stage and its machine, in this order; whatever is missing of an earlier

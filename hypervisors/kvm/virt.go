@@ -32,7 +32,7 @@ var eventLoop = sync.OnceValue(func() error {
 
 // virt is a connection to libvirt that is made anew when it was lost.
 type virt struct {
-	socket func() (string, error) // the local socket to use
+	socket func(ctx context.Context) (string, error) // the local socket to use
 
 	mu      sync.Mutex
 	current *libvirt.Connect
@@ -44,7 +44,7 @@ type virt struct {
 // errClosed is what everything answers once the host was closed.
 var errClosed = fmt.Errorf("%w: %w", hypervisors.ErrUnreachable, net.ErrClosed)
 
-func newVirt(socket func() (string, error)) *virt { return &virt{socket: socket} }
+func newVirt(socket func(context.Context) (string, error)) *virt { return &virt{socket: socket} }
 
 // Libvirt's keepalive finds a connection dead after interval × (count + 1).
 const (
@@ -71,7 +71,7 @@ func (v *virt) conn(ctx context.Context) (*libvirt.Connect, error) {
 	if err := eventLoop(); err != nil {
 		return nil, err
 	}
-	socket, err := v.socket()
+	socket, err := v.socket(ctx)
 	if err != nil {
 		return nil, err
 	}
