@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -61,6 +62,9 @@ func inBytes(n uint64, unit string) int64 {
 		"G": 1 << 30, "TB": 1e12, "TiB": 1 << 40, "T": 1 << 40}[unit]
 	if factor == 0 {
 		factor = 1 << 10
+	}
+	if n > math.MaxInt64/factor {
+		return math.MaxInt64 // a definition that was never started
 	}
 	return int64(n * factor)
 }

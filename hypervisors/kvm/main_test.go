@@ -2,6 +2,7 @@ package kvm
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -25,7 +26,13 @@ var testLab *lab.Lab
 
 const testOwner = "testown1"
 
-func TestMain(m *testing.M) { os.Exit(withLab(m)) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(m.Run()) // fuzz targets need no lab, and each of their processes would start one
+	}
+	os.Exit(withLab(m))
+}
 
 func withLab(m *testing.M) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strings"
 
 	"understudy/hypervisors"
 )
@@ -301,13 +302,52 @@ func readManifest(ctx context.Context, p place, dir string) (*manifest, error) {
 func parseManifest(data []byte) (*manifest, error) {
 	var m manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("%s cannot be read: %w", manifestFile, err)
+		return nil, fmt.Errorf("%s cannot be read: %w: %w", manifestFile, hypervisors.ErrInvalid, err)
 	}
 	if m.Version < 1 || m.Version > manifestVersion {
 		return nil, fmt.Errorf("%s has version %d, this program knows up to %d: %w",
 			manifestFile, m.Version, manifestVersion, hypervisors.ErrInvalid)
 	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("%s makes no sense: %w: %w", manifestFile, hypervisors.ErrInvalid, err)
+	}
 	return &m, nil
+}
+
+// check refuses what this code never wrote and could not work with: names are of files in the replica's folder and
+// nowhere else, because files are removed and written by them, and nothing is there twice.
+func (m *manifest) check() error {
+	seen := map[string]bool{}
+	once := func(kind, name string) error {
+		if name == "" || name == "." || name == ".." || path.Base(name) != name || strings.ContainsRune(name, 0) {
+			return fmt.Errorf("%s %q", kind, name)
+		}
+		if seen[kind+"/"+name] {
+			return fmt.Errorf("%s %s twice", kind, name)
+		}
+		seen[kind+"/"+name] = true
+		return nil
+	}
+	var errs []error
+	for _, p := range m.Points {
+		errs = append(errs, once("point", p.Meta.ID))
+		for _, d := range p.Disks {
+			errs = append(errs, once("disk of "+p.Meta.ID, d.ID), once("file", d.Data.File), once("file", d.Map.File))
+		}
+	}
+	for _, d := range m.Stage.Disks {
+		errs = append(errs, once("file", stageFile(d)))
+	}
+	for _, t := range m.Tests {
+		errs = append(errs, once("test", t.ID))
+		for _, d := range t.Disks {
+			errs = append(errs, once("file", testFile(d, t.ID)))
+		}
+	}
+	if seen["file/"+manifestFile] {
+		errs = append(errs, errors.New("an image has the manifest's name"))
+	}
+	return errors.Join(errs...)
 }
 
 func writeManifest(ctx context.Context, p place, dir string, m *manifest) error {
