@@ -1,19 +1,26 @@
 package kvm
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"understudy/hypervisors"
+	"understudy/snapshot"
 	"understudy/snapshot/nbd"
+	"understudy/snapshot/vhost"
 )
 
 // exportDir holds the sockets of our exports on a host. Its path is short because a socket's address is bounded, and it
@@ -29,6 +36,7 @@ type export struct {
 	proc   *process
 	socket string
 	qmp    string
+	lanes  map[string]string // sockets, by the name of the image
 }
 
 // exported is one image of an export, by the name it has there.
@@ -36,6 +44,8 @@ type exported struct {
 	name     string
 	file     string
 	writable bool
+	// lane asks for a second way to write to the image, through shared memory where the host has that.
+	lane bool
 }
 
 // blockdev is QEMU's description of an open image.
@@ -49,13 +59,17 @@ type blockdev struct {
 
 // startExport serves the images through sockets whose names start with prefix. It returns when they can be opened.
 func (h *host) startExport(ctx context.Context, prefix string, images []exported) (*export, error) {
-	if _, err := h.place.Run(ctx, nil, "mkdir", "-p", "-m", "0700", "--", exportDir); err != nil {
+	if there, err := exists(ctx, h.place, exportDir); err != nil {
 		return nil, err
+	} else if !there {
+		if _, err := h.place.Run(ctx, nil, "mkdir", "-p", "-m", "0700", "--", exportDir); err != nil {
+			return nil, err
+		}
 	}
 	var id [6]byte
 	rand.Read(id[:])
 	stem := path.Join(exportDir, prefix+hex.EncodeToString(id[:]))
-	e := &export{place: h.place, socket: stem + ".nbd", qmp: stem + ".qmp"}
+	e := &export{place: h.place, socket: stem + ".nbd", qmp: stem + ".qmp", lanes: map[string]string{}}
 	argv := []string{"qemu-storage-daemon",
 		"--chardev", "socket,id=qmp,server=on,wait=off,path=" + e.qmp, "--monitor", "chardev=qmp",
 		"--nbd-server", "addr.type=unix,max-connections=0,addr.path=" + e.socket}
@@ -72,6 +86,11 @@ func (h *host) startExport(ctx context.Context, prefix string, images []exported
 		}
 		argv = append(argv, "--blockdev", string(dev),
 			"--export", fmt.Sprintf("type=nbd,id=export%d,node-name=%s,name=%s,writable=%s", i, node, img.name, writable))
+		if img.lane && h.lanes {
+			e.lanes[img.name] = fmt.Sprintf("%s.%d.lane", stem, i)
+			argv = append(argv, "--export", fmt.Sprintf("type=vhost-user-blk,id=lane%d,node-name=%s,writable=%s,addr.type=unix,addr.path=%s",
+				i, node, writable, e.lanes[img.name]))
+		}
 	}
 	var err error
 	if e.proc, err = h.place.Start(ctx, argv...); err != nil {
@@ -103,16 +122,19 @@ func (e *export) ready(ctx context.Context) error {
 	}
 }
 
-// died says why the daemon ended, when it did; else it returns err.
+// died says why the daemon ended, when it did; else it returns err. Of a lost connection we hear somewhat earlier than
+// of the end of what was started through it.
 func (e *export) died(err error) error {
 	select {
 	case <-e.proc.Done():
-		if why := strings.TrimSpace(e.proc.Stderr()); why != "" {
-			return fmt.Errorf("qemu-storage-daemon: %s", why)
-		}
-	default:
+	case <-time.After(time.Second):
+		return err
 	}
-	return err
+	ended := e.proc.Err()
+	if why := strings.TrimSpace(e.proc.Stderr()); why != "" && !errors.Is(ended, hypervisors.ErrUnreachable) {
+		return fmt.Errorf("qemu-storage-daemon: %s", why)
+	}
+	return cmp.Or(ended, err)
 }
 
 // open connects to one of the images.
@@ -120,14 +142,28 @@ func (e *export) open(ctx context.Context, name string, connections int) (*nbd.C
 	dial := func(ctx context.Context) (net.Conn, error) { return e.place.Dial(ctx, e.socket) }
 	c, err := nbd.Dial(ctx, dial, nbd.Options{Export: name, Connections: connections, Contexts: []string{nbd.Allocation}})
 	if err != nil {
-		// The daemon's own complaint, about an image that it cannot open say, tells more than a lost connection.
-		select {
-		case <-e.proc.Done():
-		case <-time.After(100 * time.Millisecond):
-		}
-		return nil, e.died(err)
+		return nil, e.died(err) // about an image that it cannot open, say
 	}
 	return c, nil
+}
+
+// openLane connects to the lane of an image, nil where it has none.
+func (e *export) openLane(ctx context.Context, name string) (*vhost.Lane, error) {
+	socket, ok := e.lanes[name]
+	if !ok {
+		return nil, nil
+	}
+	conn, err := e.place.Dial(ctx, socket)
+	if err != nil {
+		return nil, e.died(err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	lane, err := vhost.Open(conn.(*net.UnixConn), vhost.Options{Memory: snapshot.CopyMemory})
+	if errors.Is(err, vhost.ErrProtocol) {
+		return nil, nil // another dialect; NBD does it all, only slower
+	}
+	return lane, err
 }
 
 // stop ends the daemon in good order: what was written is in the images when it returns. An error says that this is
@@ -138,7 +174,7 @@ func (e *export) stop(ctx context.Context) error {
 	if err := e.proc.Stop(ctx); err != nil {
 		return fmt.Errorf("end qemu-storage-daemon: %w", err)
 	}
-	if err := removeAll(ctx, e.place, e.socket, e.qmp); err != nil {
+	if err := removeAll(ctx, e.place, append(slices.Collect(maps.Values(e.lanes)), e.socket, e.qmp)...); err != nil {
 		return err
 	}
 	if err := e.proc.Err(); err != nil {

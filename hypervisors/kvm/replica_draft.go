@@ -8,10 +8,12 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"understudy/hypervisors"
 	"understudy/snapshot"
 	"understudy/snapshot/nbd"
+	"understudy/snapshot/vhost"
 )
 
 // Draft room: what an overlay needs beside the data, and what must stay free for manifests and stages.
@@ -50,7 +52,13 @@ func (d *draftDisk) MapValid() bool     { return d.mapValid }
 // served is an image behind our export. QEMU rounds sizes up to sectors; size is the one that was asked for.
 type served struct {
 	client *nbd.Client
+	lane   *vhost.Lane // nil where there is none
 	size   int64
+	// broken: a write or a flush failed. What it should have written may be gone even if the next flush succeeds.
+	broken atomic.Bool
+	// export and what of it this is, to say what became of them.
+	export  *export
+	subject string
 }
 
 func (s *served) Size() int64 { return s.size }
@@ -62,18 +70,71 @@ func (s *served) ReadAt(p []byte, off int64) (int, error) {
 	want := p[:min(int64(len(p)), s.size-off)]
 	n, err := s.client.ReadAt(want, off)
 	if err == nil && n < len(p) {
-		err = io.EOF
+		return n, io.EOF
 	}
-	return n, err
+	return n, s.explain("read", err)
 }
 
+// Lend implements snapshot.Lender.
+func (s *served) Lend(n int64) (loan []byte, giveBack func()) {
+	if s.lane == nil {
+		return nil, func() {}
+	}
+	return s.lane.Lend(n)
+}
+
+// WriteAt takes the lane for what lies in its memory. A write that fails there is done again by NBD, which says why.
 func (s *served) WriteAt(p []byte, off int64) (int, error) {
+	if s.lane != nil && s.lane.Takes(p, off) {
+		if n, err := s.lane.WriteAt(p, off); !errors.Is(err, vhost.ErrFailed) {
+			return n, s.outcome("write to", err)
+		}
+	}
 	n, err := s.client.WriteAt(p, off)
-	return n, noSpace(err)
+	return n, s.outcome("write to", err)
 }
 
-func (s *served) Zero(off, n int64) error         { return noSpace(s.client.Zero(off, n)) }
-func (s *served) Flush(ctx context.Context) error { return noSpace(s.client.Flush(ctx)) }
+func (s *served) close() {
+	if s.lane != nil {
+		_ = s.lane.Close()
+	}
+	_ = s.client.Close()
+}
+
+func (s *served) Zero(off, n int64) error {
+	return s.outcome("write to", s.client.Zero(off, n))
+}
+
+func (s *served) Flush(ctx context.Context) error {
+	return s.outcome("flush", s.client.Flush(ctx))
+}
+
+// outcome is that of a write or a flush.
+func (s *served) outcome(op string, err error) error {
+	if err != nil {
+		s.broken.Store(true)
+	}
+	return s.explain(op, err)
+}
+
+// explain says what became of the export: that a connection was lost says nothing to a person.
+func (s *served) explain(op string, err error) error {
+	if err == nil || isEnd(err) || errors.Is(err, nbd.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	e := &hypervisors.Error{Op: op, Subject: s.subject, Err: noSpace(err), Hint: "The next cycle starts from the last recovery point."}
+	switch {
+	case errors.Is(e.Err, hypervisors.ErrNoSpace):
+		e.Hint = hintNoSpace
+	case errors.Is(err, nbd.ErrStalled):
+		e.Err, e.Hint = fmt.Errorf("%w: %w", hypervisors.ErrTimeout, err), "Look whether the storage there hangs. "+e.Hint
+	default:
+		e.Err = s.export.died(err)
+	}
+	return e
+}
+
+const hintNoSpace = "Free space there, keep fewer points, or move the replica to a larger storage."
 
 // Allocated says what of the image and all below it is zeros, without reading; see snapshot.Allocator.
 func (s *served) Allocated(ctx context.Context) snapshot.Extents {
@@ -177,7 +238,7 @@ func (r *replica) checkSpace(ctx context.Context, expect int64) error {
 	}
 	return &hypervisors.Error{Op: "use", Subject: "storage " + path.Dir(path.Dir(r.dir)),
 		Err:  fmt.Errorf("%w: %d bytes are free, the copy may need %d", hypervisors.ErrNoSpace, room.Free, need),
-		Hint: "Free space there, keep fewer points, or move the replica to a larger storage."}
+		Hint: hintNoSpace}
 }
 
 // layout says for each disk of the request what its images stand on: the newest point's; else an adopted machine's own
@@ -224,7 +285,7 @@ func (d *draft) open(ctx context.Context) (err error) {
 	var images []exported
 	for _, disk := range d.planned {
 		images = append(images,
-			exported{name: disk.ID, file: path.Join(r.dir, disk.Data.File), writable: true},
+			exported{name: disk.ID, file: path.Join(r.dir, disk.Data.File), writable: true, lane: true},
 			exported{name: disk.ID + ".map", file: path.Join(r.dir, disk.Map.File), writable: true})
 	}
 	if d.export, err = r.host.startExport(ctx, r.draftExports(), images); err != nil {
@@ -236,13 +297,16 @@ func (d *draft) open(ctx context.Context) (err error) {
 			return err
 		}
 		// Without a map below, an image on something has content that the map does not tell of.
-		opened := &draftDisk{id: disk.ID, served: &served{data, disk.Size}, mapValid: disk.Data.Backing == "" || disk.Map.Backing != ""}
+		opened := &draftDisk{id: disk.ID, served: &served{client: data, size: disk.Size, export: d.export, subject: r.subject(disk.ID)}, mapValid: disk.Data.Backing == "" || disk.Map.Backing != ""}
 		d.disks = append(d.disks, opened)
+		if opened.lane, err = d.export.openLane(ctx, disk.ID); err != nil {
+			return err
+		}
 		blockMap, err := d.export.open(ctx, disk.ID+".map", mapConnections)
 		if err != nil {
 			return err
 		}
-		opened.blockMap = &served{blockMap, snapshot.MapSize(disk.Size)}
+		opened.blockMap = &served{client: blockMap, size: snapshot.MapSize(disk.Size), export: d.export, subject: r.subject(disk.ID)}
 	}
 	return nil
 }
@@ -258,9 +322,9 @@ func (d *draft) Disks() []hypervisors.DraftDisk {
 // close ends the connections and the export. Without an error all that was written is in the files, if not on the disk.
 func (d *draft) close(ctx context.Context) error {
 	for _, disk := range d.disks {
-		_ = disk.client.Close()
+		disk.close()
 		if disk.blockMap != nil {
-			_ = disk.blockMap.client.Close()
+			disk.blockMap.close()
 		}
 	}
 	if d.export == nil {
@@ -292,14 +356,17 @@ func (d *draft) Discard(ctx context.Context) error {
 		if r.draft != d {
 			return nil // and perhaps there is no replica any more
 		}
+		// Whatever comes of it: a draft that stayed open because its host was away would be in the way for ever. The
+		// next one finds what this one leaves.
+		r.draft = nil
 		m, err := r.load(ctx)
 		if errors.Is(err, hypervisors.ErrNotFound) {
 			m, err = &manifest{}, nil // somebody else deleted it; the export must end all the same
 		}
 		if err != nil {
+			_ = d.close(ctx)
 			return err
 		}
-		r.draft = nil
 		return d.abandon(ctx, m)
 	})
 }
@@ -356,6 +423,9 @@ func (d *draft) matches(p hypervisors.Point) error {
 func (d *draft) secure(ctx context.Context) error {
 	files := []string{d.replica.dir}
 	for i, disk := range d.disks {
+		if disk.broken.Load() || disk.blockMap.broken.Load() {
+			return fmt.Errorf("%w: a write to disk %s of the draft failed", hypervisors.ErrInvalid, disk.id)
+		}
 		if err := disk.Flush(ctx); err != nil {
 			return err
 		}

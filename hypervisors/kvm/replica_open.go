@@ -68,13 +68,13 @@ func (pr *pointReader) open(ctx context.Context, p *point) (err error) {
 		if err != nil {
 			return err
 		}
-		opened := &pointDiskReader{id: d.ID, served: &served{data, d.Size}}
+		opened := &pointDiskReader{id: d.ID, served: &served{client: data, size: d.Size, export: pr.export, subject: r.subject(d.ID)}}
 		pr.disks = append(pr.disks, opened)
 		blockMap, err := pr.export.open(ctx, d.ID+".map", mapConnections)
 		if err != nil {
 			return err
 		}
-		opened.blockMap = &served{blockMap, snapshot.MapSize(d.Size)}
+		opened.blockMap = &served{client: blockMap, size: snapshot.MapSize(d.Size), export: pr.export, subject: r.subject(d.ID)}
 	}
 	return nil
 }

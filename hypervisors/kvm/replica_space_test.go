@@ -1,13 +1,16 @@
 package kvm
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"understudy/hypervisors"
+	"understudy/snapshot"
 )
 
 // smallStorage gives the target host a storage of a few megabytes for one test.
@@ -43,19 +46,25 @@ func TestFullStorage(t *testing.T) {
 	require.Equal(t, pointFiles("p1", "p2"), w.images(r))
 
 	req.ExpectBytes = 0 // nobody knows
-	d, err := r.Draft(w.ctx, req)
-	require.NoError(t, err)
-	noise := make([]byte, mib)
+	noise := make([]byte, 64*mib)
 	fill(w.rng, noise)
-	for off := int64(0); err == nil && off < 64*mib; off += mib {
-		if _, err = d.Disks()[0].WriteAt(noise, off); err == nil {
-			err = d.Disks()[0].Flush(w.ctx)
+	writeAll := func(disk hypervisors.DraftDisk) (err error) {
+		for off := 0; err == nil && off < len(noise); off += mib {
+			if _, err = disk.WriteAt(noise[off:off+mib], int64(off)); err == nil {
+				err = disk.Flush(w.ctx)
+			}
 		}
+		return err
 	}
-	require.ErrorIs(t, err, hypervisors.ErrNoSpace)
-	require.Error(t, d.Commit(w.ctx, describe(req)), "what could not be written must not become a point")
-	require.NoError(t, d.Discard(w.ctx))
-	require.Equal(t, pointFiles("p1", "p2"), w.images(r))
+	copyAll := func(disk hypervisors.DraftDisk) error { return copyTo(w.ctx, disk, bytes.NewReader(noise)) }
+	for _, write := range []func(hypervisors.DraftDisk) error{writeAll, copyAll} {
+		d, err := r.Draft(w.ctx, req)
+		require.NoError(t, err)
+		require.ErrorIs(t, write(d.Disks()[0]), hypervisors.ErrNoSpace)
+		require.Error(t, d.Commit(w.ctx, describe(req)), "what could not be written must not become a point")
+		require.NoError(t, d.Discard(w.ctx))
+		require.Equal(t, pointFiles("p1", "p2"), w.images(r))
+	}
 	w.check(r)
 	w.drop(r, "p1")
 	w.check(r)
@@ -70,6 +79,38 @@ func TestFullStorage(t *testing.T) {
 	require.NoError(t, err)
 	w.mustAdd(r, "p4")
 	w.check(r)
+}
+
+// copyTo copies like a cycle does.
+func copyTo(ctx context.Context, disk hypervisors.DraftDisk, source *bytes.Reader) error {
+	m, err := snapshot.OpenMap(ctx, disk.Map(), disk.Size())
+	if err != nil {
+		return err
+	}
+	_, err = snapshot.Copy(ctx, snapshot.Job{Source: source, Size: source.Size(), Extents: snapshot.Whole(source.Size()), Target: disk, Map: m})
+	return errors.Join(err, disk.Flush(ctx))
+}
+
+// TestLane copies through shared memory, which hosts on this machine have and hosts behind SSH have not.
+func TestLane(t *testing.T) {
+	w := newWorld(t)
+	r := w.create()
+	d, err := r.Draft(w.ctx, w.request("p1"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, d.Discard(w.ctx)) }()
+	disk := d.Disks()[0]
+	loan, giveBack := disk.(snapshot.Lender).Lend(snapshot.CopyMemory)
+	require.EqualValues(t, snapshot.CopyMemory, len(loan))
+	giveBack()
+	noise := make([]byte, disk.Size()-512) // the last block is not whole
+	fill(w.rng, noise)
+	require.NoError(t, copyTo(w.ctx, disk, bytes.NewReader(noise)))
+	require.True(t, bytes.Equal(append(noise, make([]byte, 512)...), readBytes(t, disk, int(disk.Size()))))
+
+	remote := served{}
+	loan, giveBack = remote.Lend(512)
+	require.Nil(t, loan)
+	giveBack()
 }
 
 func TestCancelledDraftLeavesNothing(t *testing.T) {

@@ -229,7 +229,7 @@ func (w *world) check(r *replica) {
 		c, err := e.open(w.ctx, name, 1)
 		require.NoError(w.t, err)
 		clients = append(clients, c)
-		return &served{c, size}
+		return &served{client: c, size: size}
 	}
 	for _, id := range w.ids {
 		p, _ := m.visible(id)

@@ -1,0 +1,59 @@
+package kvm
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"understudy/hypervisors"
+)
+
+// A host that is away when it should be cleaned up is cleaned up when it is back, without a restart of the appliance.
+
+// awayPlace is the place of a host that cannot be reached.
+type awayPlace struct{ place }
+
+func (awayPlace) Run(context.Context, io.Reader, ...string) ([]byte, error) {
+	return nil, hypervisors.ErrUnreachable
+}
+
+func TestDraftIsDiscardedWhileHostIsAway(t *testing.T) {
+	w := newWorld(t)
+	r := w.create()
+	w.mustAdd(r, "p1")
+	d, err := r.Draft(w.ctx, w.request("p2"))
+	require.NoError(t, err)
+	here := w.h.place
+	w.h.place = awayPlace{here}
+	require.ErrorIs(t, d.Discard(w.ctx), hypervisors.ErrUnreachable)
+	w.h.place = here
+	w.mustAdd(r, "p3")
+	require.Equal(t, pointFiles("p1", "p3"), w.images(r))
+	w.check(r)
+}
+
+func TestForgottenWhileHostIsAway(t *testing.T) {
+	ctx := testContext(t)
+	g, vm := standingGuest(t)
+	h := openHost(t, testLab.Source.URI)
+	m := newMirror(h, vm)
+	m.cycle(t)
+	old := m.since
+	cp := m.take(t, false)
+	m.apply(t, cp)
+	require.NoError(t, cp.Close(ctx))
+	here := h.virt
+	h.virt = newVirt(func(context.Context) (string, error) { return "", hypervisors.ErrUnreachable })
+	require.ErrorIs(t, h.Forget(ctx, vm, old), hypervisors.ErrUnreachable)
+	h.virt = here
+	scratch := testLab.Source.Images + "/" + h.name(vm, "c0", "vda", "scratch")
+	_, err := testLab.Source.Exec(ctx, "touch", scratch)
+	require.NoError(t, err)
+	m.cycle(t)
+	require.Empty(t, m.lost)
+	undisturbed(t, testLab.Source, map[string][]string{g.Name: {string(m.since)}})
+	_, err = testLab.Source.Exec(ctx, "test", "!", "-e", scratch)
+	require.NoError(t, err, "the scratch file of a checkpoint that was killed is still there")
+}
