@@ -13,6 +13,8 @@ import (
 const (
 	maxLag     = 1024
 	replayPage = 256
+	// maxWaiting bounds the memory of events that a slow disk has not taken yet.
+	maxWaiting = 4096
 )
 
 // progress marks events that are shown and forgotten.
@@ -20,45 +22,105 @@ const progress = "progress"
 
 // Bus keeps events and hands them to whoever listens. Events with Action "progress" are transient: they are not kept
 // and carry the id of the last event that was, so that a reader who resumes after any id it saw misses progress only.
+//
+// An event is kept before any reader sees it, but not before Publish returns: many are written together, and nobody who
+// works waits for the disk on behalf of those who watch. One that the appliance dies with was seen by nobody.
 type Bus struct {
 	db    *DB
 	clock func() time.Time
 	log   *slog.Logger
 
-	mu   sync.Mutex // held over append and hand-out: readers see the order of the ids
+	mu      sync.Mutex
+	waiting []api.Event // published, not yet kept
+	writing bool        // somebody takes care of them
+	room    sync.Cond   // on mu: fewer are waiting
+
+	out  sync.Mutex // held over keeping and handing out: readers see the order of the ids
 	last uint64
 	subs map[*subscriber]struct{}
 }
 
-// subscriber is one reader. live is closed, under Bus.mu, when it lags too far behind.
+// subscriber is one reader. live is closed, under Bus.out, when it lags too far behind.
 type subscriber struct {
 	live chan api.Event
 }
 
 // NewBus makes a bus over the events of db. There must be one only, and nobody else may append.
 func NewBus(db *DB, clock func() time.Time, log *slog.Logger) *Bus {
-	return &Bus{db: db, clock: clock, log: log, last: db.LastEvent(), subs: map[*subscriber]struct{}{}}
+	b := &Bus{db: db, clock: clock, log: log, last: db.LastEvent(), subs: map[*subscriber]struct{}{}}
+	b.room.L = &b.mu
+	return b
 }
 
-// Publish keeps the event (durable on return; progress is not kept) and hands it on without waiting for any reader. It
-// sets the id, and the time when it is zero. An event that cannot be kept is logged and handed on like progress.
+// Publish hands the event on, in the order of the calls, without waiting for any reader; it waits for the disk only when
+// that is far behind. The event gets the time when it has none, and its id when it is kept. An event that cannot be kept
+// is logged and handed on like progress.
 func (b *Bus) Publish(e api.Event) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if e.Time.IsZero() {
 		e.Time = b.clock().UTC()
 	}
-	if e.Action != progress {
-		kept, err := b.db.AppendEvent(e)
-		if err != nil {
-			b.log.Error("event lost", "kind", e.Kind, "action", e.Action, "subject", e.Subject, "error", err)
-		} else {
-			b.last = kept.ID
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.waiting) >= maxWaiting {
+		b.room.Wait()
+	}
+	b.waiting = append(b.waiting, e)
+	if !b.writing {
+		b.writing = true
+		b.db.behind.Go(b.write)
+	}
+}
+
+// write keeps and hands out until nothing is waiting.
+func (b *Bus) write() {
+	for b.flush() {
+	}
+}
+
+// flush takes care of all events that were published before it was called; false when there were none.
+func (b *Bus) flush() bool {
+	b.out.Lock()
+	defer b.out.Unlock()
+	b.mu.Lock()
+	events := b.waiting
+	b.waiting = nil
+	b.writing = b.writing && len(events) > 0
+	b.room.Broadcast()
+	b.mu.Unlock()
+	b.keep(events)
+	for _, e := range events {
+		if e.ID > 0 {
+			b.last = e.ID
+		}
+		e.ID = b.last
+		for s := range b.subs {
+			b.hand(s, e)
 		}
 	}
-	e.ID = b.last
-	for s := range b.subs {
-		b.hand(s, e)
+	return len(events) > 0
+}
+
+// keep gives ids to the events that it could keep.
+func (b *Bus) keep(events []api.Event) {
+	var lasting []api.Event
+	var at []int
+	for i := range events {
+		if events[i].ID = 0; events[i].Action != progress {
+			lasting, at = append(lasting, events[i]), append(at, i)
+		}
+	}
+	if len(lasting) == 0 {
+		return
+	}
+	kept, err := b.db.appendEvents(lasting)
+	if err != nil {
+		for _, e := range lasting {
+			b.log.Error("event lost", "kind", e.Kind, "action", e.Action, "subject", e.Subject, "error", err)
+		}
+		return
+	}
+	for i, e := range kept {
+		events[at[i]].ID = e.ID
 	}
 }
 
@@ -83,11 +145,12 @@ func (b *Bus) Subscribe(ctx context.Context, after uint64) (<-chan api.Event, er
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	b.flush() // what happened before is not "from now on"
 	s := &subscriber{live: make(chan api.Event, maxLag)}
-	b.mu.Lock()
+	b.out.Lock()
 	b.subs[s] = struct{}{}
 	until := b.last // everything later comes through s.live
-	b.mu.Unlock()
+	b.out.Unlock()
 
 	out := make(chan api.Event)
 	go func() {
@@ -111,8 +174,8 @@ func (b *Bus) Subscribe(ctx context.Context, after uint64) (<-chan api.Event, er
 }
 
 func (b *Bus) leave(s *subscriber) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.out.Lock()
+	defer b.out.Unlock()
 	delete(b.subs, s)
 }
 

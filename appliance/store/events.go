@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -16,29 +17,46 @@ const keepEvents = 10_000
 // AppendEvent gives the event the next id and keeps it. Ids ascend without gaps, over restarts too; the newest 10,000
 // events are kept.
 func (db *DB) AppendEvent(e api.Event) (api.Event, error) {
-	err := db.bolt.Update(func(tx *bbolt.Tx) error {
+	kept, err := db.appendEvents([]api.Event{e})
+	if err != nil {
+		return api.Event{}, err
+	}
+	return kept[0], nil
+}
+
+// appendEvents keeps several, all of them or none.
+func (db *DB) appendEvents(events []api.Event) ([]api.Event, error) {
+	kept := slices.Clone(events)
+	err := db.queue.write(db.bolt, func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte(eventsBucket))
-		id, err := b.NextSequence()
-		if err != nil {
-			return err
+		for i := range kept {
+			if err := appendEvent(b, &kept[i]); err != nil {
+				return err
+			}
 		}
-		e.ID = id
-		value, err := json.Marshal(e)
-		if err != nil {
-			return err
-		}
-		if err := b.Put(eventKey(id), value); err != nil {
-			return err
-		}
-		if id <= keepEvents {
-			return nil
-		}
-		return b.Delete(eventKey(id - keepEvents))
+		return nil
 	})
 	if err != nil {
-		return api.Event{}, fmt.Errorf("keep event: %w", err)
+		return nil, fmt.Errorf("keep event: %w", err)
 	}
-	return e, nil
+	return kept, nil
+}
+
+func appendEvent(b *bbolt.Bucket, e *api.Event) (err error) {
+	if e.ID, err = b.NextSequence(); err != nil {
+		return err
+	}
+	value, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	if err := b.Put(eventKey(e.ID), value); err != nil {
+		return err
+	}
+	if e.ID <= keepEvents {
+		return nil
+	}
+	return b.Delete(eventKey(e.ID - keepEvents))
 }
 
 // EventsAfter gives at most limit of the events with an id above this one, ascending. Where the first one is not id+1,

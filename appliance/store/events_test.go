@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,6 +176,7 @@ func TestSlowReaderIsCutOffAndCanResume(t *testing.T) {
 	for range total { // returns although nobody reads
 		b.Publish(updated("x"))
 	}
+	b.flush() // all handed out before the first is read
 	var last uint64
 	for {
 		e, open := next(t, slow)
@@ -224,4 +226,61 @@ func TestSubscriptionEndsWithItsContext(t *testing.T) {
 	require.Empty(t, b.subs)
 	_, err = b.Subscribe(ctx, 0)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// What a reader has seen survives any crash: it is in the file before it is handed out.
+func TestEventsAreKeptBeforeTheyAreSeen(t *testing.T) {
+	db := open(t, newPath(t))
+	b := bus(t, db)
+	events, err := b.Subscribe(t.Context(), 0)
+	require.NoError(t, err)
+	for range 50 {
+		b.Publish(updated("x"))
+	}
+	for range 50 {
+		e, _ := next(t, events)
+		require.GreaterOrEqual(t, db.LastEvent(), e.ID)
+	}
+}
+
+func TestCloseKeepsWhatWasPublished(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	b := bus(t, db)
+	const total = 2000
+	for range total {
+		b.Publish(updated("x"))
+	}
+	require.NoError(t, db.Close())
+	require.EqualValues(t, total, open(t, path).LastEvent())
+}
+
+// A disk that takes nothing more must not let events fill the memory, nor stop those who publish for good.
+func TestPublishWaitsForASlowDisk(t *testing.T) {
+	db := open(t, newPath(t))
+	b := bus(t, db)
+	release := make(chan struct{})
+	held := make(chan struct{})
+	go func() { // somebody's write that takes long
+		_ = db.Update(func(*Tx) error { close(held); <-release; return nil })
+	}()
+	<-held
+	var published atomic.Int64
+	var wg sync.WaitGroup
+	most := 0
+	wg.Go(func() {
+		for range 3 * maxWaiting {
+			b.Publish(updated("x"))
+			published.Add(1)
+			b.mu.Lock()
+			most = max(most, len(b.waiting))
+			b.mu.Unlock()
+		}
+	})
+	require.Eventually(t, func() bool { return published.Load() >= maxWaiting }, time.Minute, time.Millisecond)
+	close(release)
+	wg.Wait()
+	b.flush()
+	require.LessOrEqual(t, most, maxWaiting)
+	require.EqualValues(t, 3*maxWaiting, db.LastEvent())
 }

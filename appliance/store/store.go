@@ -2,7 +2,7 @@
 // the log of events, and the bus that hands events on. It knows how to keep values, never what they mean, and it never
 // touches a host: what a host says about points and machines is the truth, whatever stands here.
 //
-// Every change is durable when its method returns. The file is checked in full, read-only, before anything is written,
+// Every change is durable when its method returns; changes that wait at the same time are written together. The file is checked in full, read-only, before anything is written,
 // so that a damaged or a newer one is left exactly as it was found.
 package store
 
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"go.etcd.io/bbolt"
 )
@@ -32,15 +33,25 @@ const (
 
 // DB is the open state database. All methods are safe for concurrent use.
 type DB struct {
-	bolt *bbolt.DB
+	bolt   *bbolt.DB
+	queue  queue          // of changes
+	behind sync.WaitGroup // writers that go on after their caller: see Bus
 }
 
-// Close gives the file free for another process. It waits for transactions that are open.
-func (db *DB) Close() error { return db.bolt.Close() }
+// Close gives the file free for another process. It waits for transactions that are open, and until the events that were
+// published are kept.
+func (db *DB) Close() error {
+	db.behind.Wait()
+	return db.bolt.Close()
+}
 
 // Put keeps v, as JSON, under the key. It replaces what was there.
 func (db *DB) Put(bucket, key string, v any) error {
-	return db.Update(func(tx *Tx) error { return tx.Put(bucket, key, v) })
+	value, err := marshal(bucket, key, v) // here, where it keeps nobody else waiting
+	if err != nil {
+		return err
+	}
+	return db.Update(func(tx *Tx) error { return tx.put(bucket, key, value) })
 }
 
 // Get reads the value into v; ErrNotFound when there is none.
@@ -67,9 +78,10 @@ func (db *DB) Each(bucket string, fn func(key string, decode func(v any) error) 
 	return each(bucket, pairs, fn)
 }
 
-// Update makes several changes at once: all of them when fn returns nil, else none. fn must use tx only, not the DB.
+// Update makes several changes at once: all of them when fn returns nil, else none. fn must use tx only, not the DB; it
+// is called again when another change that is written with it fails.
 func (db *DB) Update(fn func(tx *Tx) error) error {
-	return db.bolt.Update(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
+	return db.queue.write(db.bolt, func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
 }
 
 // Tx is a set of changes that happen together; see Update.
@@ -79,12 +91,24 @@ type Tx struct {
 
 // Put is as DB.Put.
 func (tx *Tx) Put(bucket, key string, v any) error {
-	if err := foreign(bucket); err != nil {
+	value, err := marshal(bucket, key, v)
+	if err != nil {
 		return err
 	}
+	return tx.put(bucket, key, value)
+}
+
+func marshal(bucket, key string, v any) ([]byte, error) {
 	value, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("keep %s %s: %w", bucket, key, err)
+		return nil, fmt.Errorf("keep %s %s: %w", bucket, key, err)
+	}
+	return value, nil
+}
+
+func (tx *Tx) put(bucket, key string, value []byte) error {
+	if err := foreign(bucket); err != nil {
+		return err
 	}
 	b, err := tx.bolt.CreateBucketIfNotExists([]byte(bucket))
 	if err == nil {
