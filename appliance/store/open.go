@@ -84,7 +84,7 @@ func inspect(path string) error {
 	}
 	defer db.Close()
 	return db.View(func(tx *bbolt.Tx) error {
-		if err := guard(func() error { return walk(path, tx) }); err != nil {
+		if err := guard(func() error { return walk(tx) }); err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		version, err := versionOf(tx)
@@ -96,6 +96,8 @@ func inspect(path string) error {
 			return fmt.Errorf("%w: it has format %d, this version knows %d", ErrNewer, version, current)
 		case version < current:
 			return backup(fmt.Sprintf("%s.before-format-%d", path, current), tx)
+		case tx.Bucket([]byte(eventsBucket)) == nil:
+			return fmt.Errorf("%w: it has no events", ErrCorrupt)
 		}
 		return nil
 	})
@@ -103,12 +105,7 @@ func inspect(path string) error {
 
 // walk reads every key and value, then lets bbolt check pages and free list. The order matters: a page that is garbage
 // faults here, where it can be caught, and not in the goroutine of Check.
-func walk(path string, tx *bbolt.Tx) error {
-	if info, err := os.Stat(path); err != nil {
-		return err
-	} else if info.Size() < tx.Size() {
-		return fmt.Errorf("the file has %d bytes of %d", info.Size(), tx.Size())
-	}
+func walk(tx *bbolt.Tx) error {
 	err := tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
 		var last []byte
 		return b.ForEach(func(k, v []byte) error {
@@ -158,7 +155,7 @@ func backup(path string, tx *bbolt.Tx) (err error) {
 func openChecked(path string, o *bbolt.Options) (db *bbolt.DB, err error) {
 	var file *os.File
 	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
-		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+		f, err := openShaped(name, flag, mode)
 		file = f
 		return f, err
 	}
