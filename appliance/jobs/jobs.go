@@ -23,6 +23,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"understudy/api"
@@ -37,9 +39,6 @@ var (
 
 // Bucket of the store in which the jobs are.
 const Bucket = "jobs"
-
-// keepEnded bounds the history.
-const keepEnded = 1000
 
 // ErrLocked, as a pointer, is the error of Submit while an unfinished job holds one of the locks. Its code is
 // api.CodeConflict.
@@ -69,6 +68,19 @@ type Kind struct {
 	Ended func(ctx context.Context, r *Run, err error) error
 }
 
+// UndoPrefix stands before the name of an undo where steps and undos are named together.
+const UndoPrefix = "undo "
+
+// Work names all that jobs of the kind do: the steps in their order, then the undos with UndoPrefix. It comes from what
+// runs, so that a test that wants to have seen everything cannot forget a new step.
+func (k Kind) Work() []string {
+	all := names(k)
+	for _, undo := range slices.Sorted(maps.Keys(k.Undos)) {
+		all = append(all, UndoPrefix+undo)
+	}
+	return all
+}
+
 // Step is a part of a job. Do may be called again after a crash, with what it saved.
 type Step struct {
 	Name string
@@ -92,9 +104,10 @@ type Options struct {
 	NewID func() string
 	// Sleep waits between tries; it returns early with an error when ctx ends.
 	Sleep func(ctx context.Context, d time.Duration) error
-	// KillPoint is for tests: it is called around each step and each write. step is the name of the step or undo at
-	// work. A call of runtime.Goexit in it is the end of the job's goroutine, as if power failed.
-	KillPoint func(job, step, phase string)
+	// KillPoint is for tests: it is called around each step, each undo and each write. kind and step are as in
+	// Kind.Work; step is empty where none is at work. phase is "before do" and "after do" of a step or an undo, or names
+	// the write. A call of runtime.Goexit in it is the end of the job's goroutine, as if power failed.
+	KillPoint func(kind, step, phase string)
 }
 
 func (o Options) withDefaults() Options {

@@ -393,9 +393,12 @@ func TestProgressIsThrottled(t *testing.T) {
 }
 
 func TestListAndHistory(t *testing.T) {
-	const total = 1010
+	const total, kept = 25, 10
 	st := newMemory()
-	b := newBench(t, st, nil, jobs.Kind{Name: "k", Steps: steps(fine)})
+	entered := make(chan struct{}, 1)
+	b := newBench(t, st, nil, jobs.Kind{Name: "k", Steps: steps(fine)}, jobs.Kind{Name: "long", Steps: steps(block(entered))})
+	long := b.submit(t, "long", nil) // the oldest of all, and at work
+	await(t, entered)
 	for range total {
 		b.wait(t, b.submit(t, "k", nil).ID)
 	}
@@ -407,13 +410,14 @@ func TestListAndHistory(t *testing.T) {
 	b = newBench(t, st, nil)
 	all, err := b.List("", 0)
 	require.NoError(t, err)
-	require.Len(t, all, 1000)
+	require.Len(t, all, kept+2)
 	require.Equal(t, other.ID, all[0].ID, "newest first")
+	require.Equal(t, long.ID, all[len(all)-1].ID, "what has not ended is kept")
 	some, err := b.List("g1", 2)
 	require.NoError(t, err)
-	require.Equal(t, []string{fmt.Sprintf("job-%06d", total), fmt.Sprintf("job-%06d", total-1)}, []string{some[0].ID, some[1].ID})
+	require.Equal(t, []string{fmt.Sprintf("job-%06d", total+1), fmt.Sprintf("job-%06d", total)}, []string{some[0].ID, some[1].ID})
 	require.Len(t, some, 2)
-	_, err = b.Get("job-000001")
+	_, err = b.Get("job-000002")
 	require.Equal(t, api.CodeNotFound, api.CodeOf(err))
 }
 

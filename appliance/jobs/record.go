@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -31,6 +32,19 @@ type record struct {
 	Forgiven bool `json:"forgiven,omitempty"`
 	// Failure is set as soon as the job cannot succeed any more.
 	Failure *failure `json:"failure,omitempty"`
+}
+
+// ErrDamaged is a record that no version of this package wrote.
+var ErrDamaged = errors.New("record of a job makes no sense")
+
+// check refuses a record that the runner could not go on with: better no start at all than a job that ends well without
+// having done anything.
+func (r record) check(id string) error {
+	states := []api.JobState{api.JobQueued, api.JobRunning, api.JobUndoing, api.JobSucceeded, api.JobFailed, api.JobCancelled}
+	if r.Job.ID != id || r.Job.Kind == "" || len(r.Job.Steps) == 0 || r.Next < 0 || r.Next > len(r.Job.Steps) || !slices.Contains(states, r.Job.State) {
+		return fmt.Errorf("%w: job %s", ErrDamaged, id)
+	}
+	return nil
 }
 
 type undo struct {
@@ -105,7 +119,7 @@ func view(j api.Job) api.Job {
 	return j
 }
 
-// ulids ascend within one run of the appliance even when its clock is set back.
+// ulids ascend even when the clock is set back.
 func ulids(clock func() time.Time) func() string {
 	var mu sync.Mutex
 	var last uint64
@@ -116,4 +130,19 @@ func ulids(clock func() time.Time) func() string {
 		last = max(last, ulid.Timestamp(clock()))
 		return ulid.MustNew(last, entropy).String()
 	}
+}
+
+// behind is an id that comes after last, though the clock was set back between two runs of the appliance: what is newest
+// is found by the order of ids. Of ids that are no ULIDs nothing is known.
+func behind(last, id string) string {
+	l, err := ulid.Parse(last)
+	if err != nil || id > last {
+		return id
+	}
+	n, err := ulid.Parse(id)
+	if err != nil {
+		return id
+	}
+	_ = n.SetTime(l.Time() + 1) // fails in the year 10889
+	return n.String()
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"understudy/api"
@@ -19,40 +20,49 @@ const progressEvery = 500 * time.Millisecond
 type Run struct {
 	runner *Runner
 	kind   Kind
-	log    *slog.Logger
 	done   chan struct{} // closed when the job has ended
 	lost   error         // why the steps cannot go on after an upgrade
+	// shown is the job of rec, for looking at without a lock: mu is held for as long as a write to the disk takes.
+	// Nothing that it refers to is ever changed.
+	shown atomic.Pointer[api.Job]
 
 	mu        sync.Mutex
 	rec       record
 	active    bool                    // its goroutine was started
 	interrupt context.CancelCauseFunc // of the step at work, or nil
-	shown     time.Time               // when progress was published last
+	told      time.Time               // when progress was published last
 }
 
 func newRun(runner *Runner, rec record) *Run {
-	return &Run{
-		runner: runner,
-		rec:    rec,
-		done:   make(chan struct{}),
-		log:    runner.o.Log.With("job", rec.Job.ID, "kind", rec.Job.Kind, "group", rec.Job.Group),
-	}
+	r := &Run{runner: runner, done: make(chan struct{})}
+	r.set(rec)
+	return r
+}
+
+// set makes rec what the job is; mu is held, or nobody else has r yet.
+func (r *Run) set(rec record) {
+	r.rec = rec
+	job := rec.Job
+	r.shown.Store(&job)
 }
 
 // ID of the job.
-func (r *Run) ID() string { return r.view().ID }
+func (r *Run) ID() string { return r.shown.Load().ID }
 
 // Kind of the job.
-func (r *Run) Kind() string { return r.view().Kind }
+func (r *Run) Kind() string { return r.shown.Load().Kind }
 
 // Group that the job works on; may be empty.
-func (r *Run) Group() string { return r.view().Group }
+func (r *Run) Group() string { return r.shown.Load().Group }
 
 // Created is when the job was submitted.
-func (r *Run) Created() time.Time { return r.view().Created }
+func (r *Run) Created() time.Time { return r.shown.Load().Created }
 
 // Log writes with the job's name.
-func (r *Run) Log() *slog.Logger { return r.log }
+func (r *Run) Log() *slog.Logger {
+	job := r.shown.Load()
+	return r.runner.o.Log.With("job", job.ID, "kind", job.Kind, "group", job.Group)
+}
 
 // Load reads the job's own state: the input of Submit, or what was saved last.
 func (r *Run) Load(v any) error {
@@ -96,12 +106,17 @@ func (r *Run) Undo(name, arg string) error {
 
 // Forgive drops all registered undos: the point of no return. It is durable when it returns. A cancel that was asked
 // for and has not yet led to undoing is dropped with them: the job goes on, with the step once more if that gave up.
+// It tries until the store takes it, for what comes before it must not be undone: the only error is ErrStopping.
 func (r *Run) Forgive() error {
-	return r.change("forgive", func(rec *record) {
+	ok := r.persist("forgive", false, func(rec *record) {
 		rec.Undos = nil
 		rec.Forgiven = true
 		rec.Cancel = false
 	})
+	if !ok {
+		return ErrStopping
+	}
+	return nil
 }
 
 // Result notes a figure. It is durable with the next write and at the latest at the end.
@@ -113,7 +128,7 @@ func (r *Run) Result(name string, value float64) {
 		rec.Job.Result = map[string]float64{}
 	}
 	rec.Job.Result[name] = value
-	r.rec = rec
+	r.set(rec)
 }
 
 // Progress of the step at work, in bytes; total 0: unknown. It may be called as often as one likes: what is published
@@ -121,27 +136,24 @@ func (r *Run) Result(name string, value float64) {
 func (r *Run) Progress(done, total int64) {
 	r.mu.Lock()
 	now, p := r.runner.o.Clock(), api.Progress{Done: done, Total: total}
-	due := now.Sub(r.shown) >= progressEvery || done == total && p != r.rec.Job.Progress
+	due := now.Sub(r.told) >= progressEvery || done == total && p != r.rec.Job.Progress
 	if r.rec.Job.State.Ended() {
 		r.mu.Unlock()
 		return
 	}
-	r.rec.Job.Progress = p
+	rec := r.rec
+	rec.Job.Progress = p
+	r.set(rec)
 	if due {
-		r.shown = now
+		r.told = now
 	}
-	job := view(r.rec.Job)
 	r.mu.Unlock()
 	if due {
-		r.runner.publish("progress", job)
+		r.runner.publish("progress", r.view())
 	}
 }
 
-func (r *Run) view() api.Job {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return view(r.rec.Job)
-}
+func (r *Run) view() api.Job { return view(*r.shown.Load()) }
 
 // read gives the record; only for reading.
 func (r *Run) read() record {
@@ -161,14 +173,16 @@ func (r *Run) changeLocked(phase string, fn func(rec *record)) error {
 	rec := r.rec.clone()
 	fn(&rec)
 	step, o := r.rec.Job.Step, r.runner.o
-	o.KillPoint(rec.Job.ID, step, "before "+phase)
+	o.KillPoint(rec.Job.Kind, step, "before "+phase)
 	if err := o.Store.Put(Bucket, rec.Job.ID, rec); err != nil {
 		return fmt.Errorf("%s of job %s: %w", phase, rec.Job.ID, err)
 	}
-	o.KillPoint(rec.Job.ID, step, "after "+phase)
-	r.rec = rec
+	o.KillPoint(rec.Job.Kind, step, "after "+phase)
+	r.set(rec)
 	return nil
 }
+
+func (r *Run) killPoint(step, phase string) { r.runner.o.KillPoint(r.Kind(), step, phase) }
 
 // cancel asks the job to stop.
 func (r *Run) cancel() (api.Job, error) {

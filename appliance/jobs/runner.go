@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"understudy/api"
 )
@@ -21,7 +21,9 @@ type Runner struct {
 
 	mu     sync.Mutex // taken before a Run's, never while holding one
 	kinds  map[string]Kind
-	runs   map[string]*Run // nil until they were read from the store
+	index  *index // nil until it was read from the store
+	swept  time.Time
+	newest string // id
 	closed bool
 }
 
@@ -61,7 +63,25 @@ func (r *Runner) Submit(ctx context.Context, kind, group string, input any, lock
 	return job, nil
 }
 
+// accept takes the locks first and only then writes the job down, so that nobody waits for a write to the disk but the one
+// who submits.
 func (r *Runner) accept(kind, group string, state json.RawMessage, locks []string) (*Run, error) {
+	run, err := r.reserve(kind, group, state, locks)
+	if err != nil {
+		return nil, err
+	}
+	err = run.change("submit", func(*record) {})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.index.unlock(run, locks)
+		return nil, err
+	}
+	r.index.add(run)
+	return run, nil
+}
+
+func (r *Runner) reserve(kind, group string, state json.RawMessage, locks []string) (*Run, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k, known := r.kinds[kind]
@@ -74,57 +94,54 @@ func (r *Runner) accept(kind, group string, state json.RawMessage, locks []strin
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	if err := r.free(locks); err != nil {
-		return nil, err
+	for _, key := range locks {
+		if holder := r.index.holder(key); holder != nil {
+			return nil, &ErrLocked{Key: key, Job: holder.view()}
+		}
 	}
 	rec := record{State: state, Locks: slices.Clone(locks), Job: api.Job{
-		ID: r.o.NewID(), Kind: kind, Group: group, State: api.JobQueued,
+		ID: r.newID(), Kind: kind, Group: group, State: api.JobQueued,
 		Steps: names(k), Step: k.Steps[0].Name, Created: r.o.Clock().UTC(),
 	}}
 	run := newRun(r, rec)
 	run.kind = k
-	if err := run.change("submit", func(*record) {}); err != nil {
-		return nil, err
-	}
-	r.runs[rec.Job.ID] = run
+	r.index.lock(run, locks)
 	return run, nil
 }
 
-// free says whether nobody holds these locks.
-func (r *Runner) free(locks []string) error {
-	for _, run := range r.runs {
-		rec := run.read() // an ended job holds none
-		for _, key := range locks {
-			if slices.Contains(rec.Locks, key) {
-				return &ErrLocked{Key: key, Job: view(rec.Job)}
-			}
-		}
-	}
-	return nil
+// newID is greater than any that is known.
+func (r *Runner) newID() string {
+	r.newest = behind(r.newest, r.o.NewID())
+	return r.newest
 }
 
 // load reads the jobs from the store, once.
 func (r *Runner) load() error {
-	if r.runs != nil {
+	if r.index != nil {
 		return nil
 	}
-	runs := map[string]*Run{}
+	found := newIndex()
 	err := r.o.Store.Each(Bucket, func(id string, decode func(v any) error) error {
 		var rec record
 		if err := decode(&rec); err != nil {
+			return err
+		}
+		if err := rec.check(id); err != nil {
 			return err
 		}
 		run := newRun(r, rec)
 		if rec.Job.State.Ended() {
 			close(run.done)
 		}
-		runs[id] = run
+		found.add(run)
+		found.lock(run, rec.Locks)
+		r.newest = max(r.newest, id)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read jobs: %w", err)
 	}
-	r.runs = runs
+	r.index = found
 	return nil
 }
 
@@ -141,15 +158,14 @@ func (r *Runner) Resume(ctx context.Context) error {
 	}
 	var ready []*Run
 	var errs []error
-	for _, id := range slices.Sorted(maps.Keys(r.runs)) {
-		run := r.runs[id]
-		job := run.view()
+	for _, run := range r.index.all {
+		job := run.shown.Load()
 		if job.State.Ended() {
 			continue
 		}
 		k, known := r.kinds[job.Kind]
 		if !known {
-			errs = append(errs, fmt.Errorf("job %s: unknown kind %q", id, job.Kind))
+			errs = append(errs, fmt.Errorf("job %s: unknown kind %q", job.ID, job.Kind))
 			continue
 		}
 		run.adopt(k)
@@ -225,15 +241,36 @@ func (r *Runner) List(group string, limit int) ([]api.Job, error) {
 		return nil, err
 	}
 	jobs := []api.Job{}
-	for _, id := range slices.Backward(slices.Sorted(maps.Keys(r.runs))) {
+	for _, run := range slices.Backward(r.index.of(group)) {
 		if limit > 0 && len(jobs) == limit {
 			break
 		}
-		if job := r.runs[id].view(); group == "" || job.Group == group {
-			jobs = append(jobs, job)
+		jobs = append(jobs, run.view())
+	}
+	return jobs, nil
+}
+
+// Unfinished gives the jobs of a group that have not ended, newest first. The history is short, see forget.
+func (r *Runner) Unfinished(group string) ([]api.Job, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	var jobs []api.Job
+	for _, run := range slices.Backward(r.index.byGroup[group]) {
+		if !run.shown.Load().State.Ended() {
+			jobs = append(jobs, run.view())
 		}
 	}
 	return jobs, nil
+}
+
+// ended takes note that a job holds its locks no more.
+func (r *Runner) ended(run *Run, locks []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.index.unlock(run, locks)
 }
 
 // Wait returns the job when it has ended, its hook included. ErrStopping when the appliance stops before.
@@ -283,34 +320,11 @@ func (r *Runner) find(id string) (*Run, error) {
 	if err := r.load(); err != nil {
 		return nil, err
 	}
-	run, known := r.runs[id]
+	run, known := r.index.byID[id]
 	if !known {
 		return nil, api.Errorf(api.CodeNotFound, "Jobs that ended long ago are not kept.", "there is no job %s", id)
 	}
 	return run, nil
-}
-
-// trim forgets the oldest of the ended jobs.
-func (r *Runner) trim() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var ended []string
-	for id, run := range r.runs {
-		if run.view().State.Ended() {
-			ended = append(ended, id)
-		}
-	}
-	if len(ended) <= keepEnded {
-		return
-	}
-	slices.Sort(ended)
-	for _, id := range ended[:len(ended)-keepEnded] {
-		if err := r.o.Store.Delete(Bucket, id); err != nil {
-			r.o.Log.Warn("old job stays", "job", id, "error", err)
-			return
-		}
-		delete(r.runs, id)
-	}
 }
 
 func (r *Runner) publish(action string, job api.Job) {

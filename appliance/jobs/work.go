@@ -34,9 +34,17 @@ func (r *Run) begin() bool {
 		return true
 	}
 	return r.persist("start", true, func(rec *record) {
-		now := r.runner.o.Clock().UTC()
+		now := r.after(rec.Job.Created)
 		rec.Job.State, rec.Job.Started = api.JobRunning, &now
 	})
+}
+
+// after is now, or what came before it where the clock was set back since: no job takes less than no time.
+func (r *Run) after(before time.Time) time.Time {
+	if now := r.runner.o.Clock().UTC(); now.After(before) {
+		return now
+	}
+	return before
 }
 
 // forward does the steps that are left. Afterwards they are all done, or there is a failure.
@@ -58,7 +66,7 @@ func (r *Run) forward() bool {
 		case errors.Is(err, errStop):
 			return false
 		case errors.Is(err, errAgain):
-			r.log.Info("cancel came after the point of no return", "step", rec.Job.Step)
+			r.Log().Info("cancel came after the point of no return", "step", rec.Job.Step)
 		default:
 			if !r.fail(err) {
 				return false
@@ -85,7 +93,7 @@ func (r *Run) step(i int) error {
 	ctx, cancel := context.WithCancelCause(r.runner.base)
 	defer cancel(nil)
 	r.mu.Lock()
-	cancelled, id, name := r.rec.Cancel, r.rec.Job.ID, r.rec.Job.Step
+	cancelled, name := r.rec.Cancel, r.rec.Job.Step
 	r.interrupt = cancel
 	r.mu.Unlock()
 	switch {
@@ -95,18 +103,18 @@ func (r *Run) step(i int) error {
 		return ErrCancelled
 	}
 
-	r.runner.o.KillPoint(id, name, "before do")
+	r.killPoint(name, "before do")
 	err := r.guard("step "+name, func() error { return r.kind.Steps[i].Do(ctx, r) })
-	r.runner.o.KillPoint(id, name, "after do")
+	r.killPoint(name, "after do")
 	if err == nil {
 		return nil
 	}
 	switch cancelled := r.read().Cancel; {
 	case r.runner.base.Err() != nil:
-		r.log.Info("step interrupted", "step", name, "error", err)
+		r.Log().Info("step interrupted", "step", name, "error", err)
 		return errStop
 	case cancelled:
-		r.log.Info("step cancelled", "step", name, "error", err)
+		r.Log().Info("step cancelled", "step", name, "error", err)
 		return ErrCancelled
 	case errors.Is(context.Cause(ctx), ErrCancelled):
 		return errAgain
@@ -118,7 +126,7 @@ func (r *Run) step(i int) error {
 func (r *Run) fail(err error) bool {
 	f := newFailure(err)
 	if f.Cancelled = errors.Is(err, ErrCancelled); !f.Cancelled {
-		r.log.Warn("job fails", "step", r.read().Job.Step, "error", err)
+		r.Log().Warn("job fails", "step", r.read().Job.Step, "error", err)
 	}
 	return r.persist("undoing", true, func(rec *record) {
 		rec.Failure = f
@@ -156,27 +164,27 @@ func (r *Run) undoAll() bool {
 // undo tries one undo a few times. The error is errStop or that of the last try, which is logged here because the job
 // goes on without it.
 func (r *Run) undo(u undo) error {
-	ctx, id := r.runner.base, r.ID()
+	ctx := r.runner.base
 	do, known := r.kind.Undos[u.Name]
 	if !known {
 		err := errors.New("this version does not know how")
-		r.log.Error("undo failed", "undo", u.Name, "arg", u.Arg, "error", err)
+		r.Log().Error("undo failed", "undo", u.Name, "arg", u.Arg, "error", err)
 		return err
 	}
 	for try := 1; ; try++ {
 		if ctx.Err() != nil {
 			return errStop
 		}
-		r.runner.o.KillPoint(id, u.Name, "before undo")
+		r.killPoint(UndoPrefix+u.Name, "before do")
 		err := r.guard("undo "+u.Name, func() error { return do(ctx, r, u.Arg) })
-		r.runner.o.KillPoint(id, u.Name, "after undo")
+		r.killPoint(UndoPrefix+u.Name, "after do")
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return errStop
 		}
-		r.log.Error("undo failed", "undo", u.Name, "arg", u.Arg, "try", try, "error", err)
+		r.Log().Error("undo failed", "undo", u.Name, "arg", u.Arg, "try", try, "error", err)
 		if try == undoTries {
 			return err
 		}
@@ -197,14 +205,14 @@ func (r *Run) hook() bool {
 		if ctx.Err() != nil {
 			return false
 		}
-		r.runner.o.KillPoint(r.ID(), "", "before ended hook")
+		r.killPoint("", "before ended hook")
 		err := r.guard("end of job", func() error { return r.kind.Ended(ctx, r, failed) })
-		r.runner.o.KillPoint(r.ID(), "", "after ended hook")
+		r.killPoint("", "after ended hook")
 		if err == nil {
 			return true
 		}
 		if ctx.Err() == nil {
-			r.log.Error("end of job cannot be settled", "try", try, "error", err)
+			r.Log().Error("end of job cannot be settled", "try", try, "error", err)
 		}
 		if r.pause(try) != nil {
 			return false
@@ -214,8 +222,13 @@ func (r *Run) hook() bool {
 
 // end shows the outcome. What only the work needed is dropped.
 func (r *Run) end() {
+	locks := r.read().Locks
 	ok := r.persist("ended", true, func(rec *record) {
-		now := r.runner.o.Clock().UTC()
+		before := rec.Job.Created
+		if rec.Job.Started != nil { // it may have ended without
+			before = *rec.Job.Started
+		}
+		now := r.after(before)
 		rec.Job.State, rec.Job.Ended, rec.Job.Step = rec.Failure.state(), &now, ""
 		if rec.Failure != nil {
 			rec.Job.Error = rec.Failure.message()
@@ -228,8 +241,9 @@ func (r *Run) end() {
 	if !ok {
 		return
 	}
+	r.runner.ended(r, locks)
 	close(r.done)
-	r.runner.trim()
+	r.runner.trim(r.Group())
 }
 
 // persist makes a change of the runner's own, again and again until the store takes it: a job that cannot write down
@@ -240,7 +254,7 @@ func (r *Run) persist(phase string, show bool, fn func(rec *record)) bool {
 		if err == nil {
 			break
 		}
-		r.log.Error("job cannot be written down", "try", try, "error", err)
+		r.Log().Error("job cannot be written down", "try", try, "error", err)
 		if r.pause(try) != nil {
 			return false
 		}
@@ -260,7 +274,7 @@ func (r *Run) pause(try int) error {
 func (r *Run) guard(what string, fn func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.log.Error("panic in "+what, "panic", p, "stack", string(debug.Stack()))
+			r.Log().Error("panic in "+what, "panic", p, "stack", string(debug.Stack()))
 			err = api.Errorf(api.CodeInternal, "This is a fault of the appliance; its log says where. Please report it.",
 				"internal error in %s: %v", what, p)
 		}

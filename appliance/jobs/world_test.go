@@ -110,7 +110,7 @@ type bench struct {
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // newBench is an appliance over the store; a second one over the same store is the appliance after a restart.
-func newBench(t *testing.T, store *memory, kill func(job, step, phase string), kinds ...jobs.Kind) *bench {
+func newBench(t *testing.T, store *memory, kill func(kind, step, phase string), kinds ...jobs.Kind) *bench {
 	b := &bench{store: store, now: start, logged: &bytes.Buffer{}}
 	b.ids = len(store.data)
 	b.Runner = jobs.New(jobs.Options{
