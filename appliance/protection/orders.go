@@ -14,6 +14,7 @@ type Order string
 const (
 	OrderMirror    Order = "mirror"
 	OrderCycle     Order = "cycle"
+	OrderVerify    Order = "verify"
 	OrderTest      Order = "test"
 	OrderEndTest   Order = "end-test"
 	OrderFailover  Order = "failover"
@@ -21,14 +22,15 @@ const (
 	OrderRollback  Order = "rollback"
 	OrderReprotect Order = "reprotect"
 	OrderFailback  Order = "failback"
+	OrderFence     Order = "fence"
 	OrderDropPoint Order = "drop-point"
 	OrderRemove    Order = "remove"
 	OrderDelete    Order = "delete" // remove, and the replicas with it
 )
 
 // Orders are all of them.
-var Orders = []Order{OrderMirror, OrderCycle, OrderTest, OrderEndTest, OrderFailover, OrderCommit, OrderRollback,
-	OrderReprotect, OrderFailback, OrderDropPoint, OrderRemove, OrderDelete}
+var Orders = []Order{OrderMirror, OrderCycle, OrderVerify, OrderTest, OrderEndTest, OrderFailover, OrderCommit, OrderRollback,
+	OrderReprotect, OrderFailback, OrderFence, OrderDropPoint, OrderRemove, OrderDelete}
 
 // rule says where an order is possible.
 type rule struct {
@@ -51,6 +53,7 @@ var rules = map[Order]rule{
 	// A protected group mirrors again when its change tracking is lost.
 	OrderMirror: {phases: cycling, idle: true},
 	OrderCycle:  {phases: []api.GroupState{api.StateProtected}, idle: true},
+	OrderVerify: {phases: []api.GroupState{api.StateProtected}, idle: true},
 	OrderTest:   {phases: cycling, idle: true, untested: true, also: needsPoint},
 	// A test stands apart from everything else, so that it can be ended at any time.
 	OrderEndTest: {phases: nil, also: func(s State) (string, string) {
@@ -78,6 +81,8 @@ var rules = map[Order]rule{
 			}
 		},
 	},
+	// Where it is settled which side must be off.
+	OrderFence: {phases: []api.GroupState{api.StateMirroring, api.StateProtected, api.StateFailedOver, api.StateCommitted}, idle: true},
 	OrderDropPoint: {phases: cycling, idle: true, also: func(s State) (string, string) {
 		if s.Points < 2 {
 			return "the only point of a group is not dropped", "Wait for the next point, or remove the group."

@@ -39,9 +39,13 @@ type History struct {
 //
 // After failures the next try starts 5 s, 10 s, 20 s … after the last one ended, at most 5 min.
 func Due(p api.Policy, h History, now time.Time, jitterSeed string) time.Time {
+	// A clock that was set back must not stop protection: nobody knows how long ago that was which lies ahead of now. It
+	// must not be taken for now either, for as often as it is asked the pause would begin anew.
 	if h.Failures > 0 {
-		// A clock that was set back must not stop protection: what lies ahead of now counts as now.
-		return later(earlier(h.LastAttempt, now).Add(retryAfter(h.Failures)), now)
+		if h.LastAttempt.After(now) {
+			return now
+		}
+		return later(h.LastAttempt.Add(retryAfter(h.Failures)), now)
 	}
 	if h.LastTaken.IsZero() || h.LastTaken.After(now) {
 		return now
@@ -49,6 +53,28 @@ func Due(p api.Policy, h History, now time.Time, jitterSeed string) time.Time {
 	rpo := rpoOf(p)
 	interval := max(0, min(rpo/2, rpo-2*h.Expected))
 	return later(h.LastTaken.Add(interval-jitter(jitterSeed, interval/10)), now)
+}
+
+// verifyRetry is the longest pause after a verification that did not come to its end.
+const verifyRetry = time.Hour
+
+// VerifyDue is when the next verification is to start, now when it is overdue; false: never by itself. last is when the
+// last one started that came to its end (zero: none did), attempt when any was tried last, created when the group was:
+// its first mirror has just read everything. A tenth of the interval is taken off at most, as for Due.
+func VerifyDue(p api.Policy, last, attempt, created, now time.Time, jitterSeed string) (time.Time, bool) {
+	every := time.Duration(p.VerifyEverySeconds) * time.Second
+	if every <= 0 {
+		return time.Time{}, false
+	}
+	// What lies ahead of now, since the clock was set back, is as in Due.
+	due := now
+	if before := later(last, created); !before.After(now) {
+		due = before.Add(every - jitter(jitterSeed, every/10))
+	}
+	if attempt.After(last) && !attempt.After(now) {
+		due = later(due, attempt.Add(min(every, verifyRetry)))
+	}
+	return later(due, now), true
 }
 
 func retryAfter(failures int) time.Duration {
@@ -80,13 +106,6 @@ func RPO(p api.Policy, newest time.Time, worstSeconds float64, now time.Time) ap
 }
 
 func rpoOf(p api.Policy) time.Duration { return time.Duration(p.RPOSeconds) * time.Second }
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {

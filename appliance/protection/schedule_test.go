@@ -31,7 +31,7 @@ func TestDue(t *testing.T) {
 		"first mirror failed":    {History{LastAttempt: noon, Failures: 2}, 10 * time.Second, 10 * time.Second},
 		"failed long ago":        {History{LastAttempt: noon.Add(-60 * m), Failures: 2}, 0, 0},
 		"clock set back":         {History{LastTaken: noon.Add(99 * m)}, 0, 0},
-		"clock set back, failed": {History{LastAttempt: noon.Add(99 * m), Failures: 1}, 5 * time.Second, 5 * time.Second},
+		"clock set back, failed": {History{LastAttempt: noon.Add(99 * m), Failures: 1}, 0, 0},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -91,4 +91,33 @@ func TestRPO(t *testing.T) {
 	require.Equal(t, api.RPOStatus{AgeSeconds: 60, Met: true, WorstSeconds: 60}, at(time.Minute, 7))
 	require.Equal(t, api.RPOStatus{AgeSeconds: 61, Met: false, WorstSeconds: 90}, at(61*time.Second, 90))
 	require.Equal(t, api.RPOStatus{AgeSeconds: 0, Met: true}, at(-time.Minute, 0), "a clock that was set back")
+}
+
+// A verification is due an interval after the last good one, or after the first mirror; one that broke off is tried
+// again within the hour, or the interval where that is shorter.
+func TestVerifyDue(t *testing.T) {
+	created := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	at := func(d time.Duration) time.Time { return created.Add(d) }
+	due := func(every time.Duration, last, attempt, now time.Time) time.Duration {
+		t.Helper()
+		when, ever := VerifyDue(api.Policy{VerifyEverySeconds: int(every / time.Second)}, last, attempt, created, now, "")
+		require.True(t, ever)
+		require.False(t, when.Before(now))
+		return when.Sub(created)
+	}
+	const day, week = 24 * time.Hour, 7 * 24 * time.Hour
+	var never time.Time
+	_, ever := VerifyDue(api.Policy{}, never, never, created, at(1000*week), "")
+	require.False(t, ever)
+	jittered := func(want time.Duration, got time.Duration, every time.Duration) {
+		t.Helper()
+		require.LessOrEqual(t, got, want)
+		require.Greater(t, got, want-every/10)
+	}
+	jittered(week, due(week, never, never, created), week)
+	jittered(week+day, due(week, at(day), at(day), at(2*day)), week)
+	require.Equal(t, 3*week, due(week, at(day), at(day), at(3*week)), "overdue is now")
+	require.Equal(t, 2*week+time.Hour, due(week, at(day), at(2*week), at(2*week)), "broke off")
+	require.Equal(t, 2*week+time.Minute, due(time.Minute, at(day), at(2*week), at(2*week)), "broke off")
+	require.Equal(t, 2*day, due(week, at(50*week), never, at(2*day)), "a clock that was set back: counted from now it would never come")
 }
