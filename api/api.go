@@ -52,6 +52,9 @@ type Groups interface {
 type Orders interface {
 	// SyncNow runs a cycle now instead of waiting for the schedule.
 	SyncNow(ctx context.Context, group string) (Job, error)
+	// Verify compares the replicas with their sources now, in full, while cycles go on; see Group.Verification. A mismatch
+	// is an alert, marks the points that are built on it, and is repaired by a cycle that compares everything.
+	Verify(ctx context.Context, group string) (Job, error)
 	// Pause stops the schedule, Resume starts it again.
 	Pause(ctx context.Context, group string) (Group, error)
 	Resume(ctx context.Context, group string) (Group, error)
@@ -68,6 +71,9 @@ type Orders interface {
 	Reprotect(ctx context.Context, group string) (Job, error)
 	// Failback brings the machines home: reprotect, planned failover, and protection in the first direction again.
 	Failback(ctx context.Context, group string) (Job, error)
+	// Fence turns machines off, hard, that run although they must not: those that were failed over, and replicas that
+	// nobody ordered to run. What they wrote is given up.
+	Fence(ctx context.Context, group string) (Job, error)
 }
 
 // Jobs are everything that takes time, and the events of everything that happens.

@@ -115,7 +115,8 @@ type GroupSpec struct {
 	Networks   []NetworkMap   `json:"networks,omitempty" doc:"Source network to target network; unmapped ones keep their name"`
 }
 
-// GroupMachine is a member and the wishes for its replica. Members start in the order of the list.
+// GroupMachine is a member and the wishes for its replica. Members start in the order of the list,
+// several at once.
 type GroupMachine struct {
 	VM string `json:"vm" minLength:"1" doc:"Machine id or name at the source"`
 	// ReplicaName defaults to the machine's name.
@@ -151,7 +152,9 @@ type Policy struct {
 	// GroupMoment asks for one moment over all machines, at the price of holding them still for an instant.
 	GroupMoment bool `json:"groupMoment,omitempty"`
 	// VerifyCycles reads both sides in full in every cycle and compares before the commit.
-	VerifyCycles bool `json:"verifyCycles,omitempty"`
+	VerifyCycles bool `json:"verifyCycles,omitempty" doc:"Read both sides in full in every cycle and compare before the commit"`
+	// VerifyEverySeconds is how often a verification compares all of the replicas with their sources, beside the cycles.
+	VerifyEverySeconds int `json:"verifyEverySeconds,omitempty" minimum:"0" maximum:"31536000" doc:"How often a verification compares the whole replicas with their sources; 0 means only when it is ordered"`
 	// BandwidthMbit bounds the copies of this group; 0 means no bound.
 	BandwidthMbit int `json:"bandwidthMbit,omitempty" minimum:"0" maximum:"1000000"`
 }
@@ -192,10 +195,77 @@ type Group struct {
 	RPO      RPOStatus     `json:"rpo"`
 	Points   int           `json:"points"`
 	Test     *TestReport   `json:"test,omitempty" doc:"The running test, or the last one"`
-	Job      string        `json:"job,omitempty" doc:"Job that works on the group now"`
-	Problem  string        `json:"problem,omitempty" doc:"Why the last cycle or order failed"`
-	Hint     string        `json:"hint,omitempty" doc:"What to do about it"`
-	Created  time.Time     `json:"created"`
+	// Verification compares replicas and sources on order or by schedule (Policy.VerifyEverySeconds).
+	Verification *Verification `json:"verification,omitempty" doc:"The running verification, or the last one"`
+	Alerts       []Alert       `json:"alerts,omitempty" doc:"What is wrong now and needs a person"`
+	Job          string        `json:"job,omitempty" doc:"Job that works on the group now"`
+	Problem      string        `json:"problem,omitempty" doc:"Why the last cycle or order failed"`
+	Hint         string        `json:"hint,omitempty" doc:"What to do about it"`
+	Created      time.Time     `json:"created"`
+}
+
+// Alert is something that is wrong now and needs a person. It is there while it is true; its beginning and its end are
+// events of kind alert.
+type Alert struct {
+	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray"`
+	Since   time.Time `json:"since"`
+	Message string    `json:"message"`
+	Hint    string    `json:"hint,omitempty" doc:"What to do about it"`
+}
+
+// Kinds of alerts.
+const (
+	// AlertMismatch: a replica was found to differ from its source, and the next point, which compares everything, is
+	// not there yet.
+	AlertMismatch = "mismatch"
+	// AlertSplitBrain: a machine that was failed over runs at its source too.
+	AlertSplitBrain = "split-brain"
+	// AlertDiverged: a machine ran at its source after it was failed over; what it wrote there is nowhere else.
+	AlertDiverged = "diverged"
+	// AlertStray: a replica runs that nobody ordered to, beside production.
+	AlertStray = "stray"
+)
+
+// Verification is the record of comparing the replicas of a group with their sources, block by block and in full.
+type Verification struct {
+	ID string `json:"id" doc:"Its job"`
+	// State: passed, nothing differed; mismatch, something did; repaired, something did, and a new point was made by
+	// comparing everything; failed, it did not come to its end.
+	State   string     `json:"state" enum:"running,passed,mismatch,repaired,failed"`
+	Started time.Time  `json:"started"`
+	Ended   *time.Time `json:"ended,omitempty"`
+	// Points that were compared with the source at their own moment, in the order of their making.
+	Points          []string          `json:"points"`
+	BlocksCompared  int64             `json:"blocksCompared" doc:"Blocks of 64 KiB"`
+	BytesCompared   int64             `json:"bytesCompared"`
+	BlocksDifferent int64             `json:"blocksDifferent"`
+	BytesDifferent  int64             `json:"bytesDifferent"`
+	Machines        []VerifiedMachine `json:"machines"`
+	Suspect         []string          `json:"suspect,omitempty" doc:"Points that may be wrong for what differed"`
+	Repaired        string            `json:"repaired,omitempty" doc:"The good point that was made then"`
+	Problem         string            `json:"problem,omitempty"`
+}
+
+// VerifiedMachine is one machine of a verification.
+type VerifiedMachine struct {
+	Machine string         `json:"machine"`
+	Disks   []VerifiedDisk `json:"disks"`
+}
+
+// VerifiedDisk is one disk of a verification.
+type VerifiedDisk struct {
+	ID             string  `json:"id"`
+	Size           int64   `json:"size"`
+	BytesCompared  int64   `json:"bytesCompared"`
+	BytesDifferent int64   `json:"bytesDifferent"`
+	BytesDamaged   int64   `json:"bytesDamaged" doc:"Of those that differ: changed at the target after they were written. The others changed at the source without being reported"`
+	Ranges         []Range `json:"ranges,omitempty" doc:"What differed; with very many ranges, some"`
+}
+
+// Range of a disk in bytes.
+type Range struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
 }
 
 // GroupMember is a machine of the group with both its sides.
@@ -230,6 +300,7 @@ type Point struct {
 	BytesWritten int64   `json:"bytesWritten"`
 	Seconds      float64 `json:"seconds" doc:"From the checkpoint to the commit"`
 	Verified     bool    `json:"verified" doc:"Compared in full with the source before the commit"`
+	Suspect      string  `json:"suspect,omitempty" doc:"Why the content may be wrong. A point that is suspect is started only when it is named"`
 }
 
 // PointMachine has the digests of a machine's disks at a point.
@@ -247,14 +318,14 @@ type PointDisk struct {
 
 // TestOrder orders a test failover.
 type TestOrder struct {
-	Point string `json:"point,omitempty" doc:"Empty means the newest"`
+	Point string `json:"point,omitempty" doc:"Empty means the newest that is not suspect"`
 }
 
 // FailoverOrder orders a failover.
 type FailoverOrder struct {
 	// Planned shuts the source down and makes a last cycle: nothing is lost.
 	Planned bool   `json:"planned,omitempty"`
-	Point   string `json:"point,omitempty" doc:"For an unplanned failover; empty means the newest"`
+	Point   string `json:"point,omitempty" doc:"For an unplanned failover; empty means the newest that is not suspect"`
 	// Force turns source machines off that still run when an unplanned failover is ordered. Without it such an order is refused.
 	Force bool `json:"force,omitempty" doc:"Turn the source off hard when it still runs"`
 }
@@ -306,7 +377,7 @@ func (s JobState) Ended() bool { return s == JobSucceeded || s == JobFailed || s
 // Job is work that takes time.
 type Job struct {
 	ID       string     `json:"id"`
-	Kind     string     `json:"kind" doc:"mirror, cycle, test, end-test, failover, commit, rollback, reprotect, failback, drop-point, remove"`
+	Kind     string     `json:"kind" doc:"mirror, cycle, verify, test, end-test, failover, commit, rollback, reprotect, failback, fence, drop-point, remove"`
 	Group    string     `json:"group,omitempty"`
 	State    JobState   `json:"state"`
 	Step     string     `json:"step,omitempty" doc:"What it is doing"`
@@ -331,7 +402,7 @@ type Progress struct {
 type Event struct {
 	ID   uint64    `json:"id"`
 	Time time.Time `json:"time"`
-	// Kind is what changed: host, group, point, job, test.
+	// Kind is what changed: host, group, point, job, alert.
 	Kind    string `json:"kind"`
 	Action  string `json:"action" enum:"created,updated,deleted,progress"`
 	Subject string `json:"subject" doc:"Id of what changed"`

@@ -16,6 +16,9 @@ const (
 	minRPOSeconds = 5
 	maxRPOSeconds = 7 * 24 * 3600
 	maxTiers      = 16
+
+	minVerifySeconds = 60
+	maxVerifySeconds = 365 * 24 * 3600
 )
 
 // Validate checks what the schema cannot say, and the limits that matter most once more, for callers that do not come
@@ -194,6 +197,10 @@ func (p Policy) Validate() error {
 	if p.BandwidthMbit < 0 {
 		return invalid("policy.bandwidthMbit", "Use 0 for no bound.", "a bandwidth of %d Mbit/s is not possible",
 			p.BandwidthMbit)
+	}
+	if p.VerifyEverySeconds != 0 && (p.VerifyEverySeconds < minVerifySeconds || p.VerifyEverySeconds > maxVerifySeconds) {
+		return invalid("policy.verifyEverySeconds", "Use 1 minute (60) to 1 year (31536000), or 0 for only when it is ordered.",
+			"a verification every %d s is not possible", p.VerifyEverySeconds)
 	}
 	if len(p.Retention) > maxTiers {
 		return invalid("policy.retention", "Use fewer tiers.", "%d tiers are more than %d", len(p.Retention), maxTiers)

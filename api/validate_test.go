@@ -65,10 +65,12 @@ func TestBadGroups(t *testing.T) {
 		"from itself":      {"machines[0].checks[1].from", check(Check{Kind: "tcp", Address: "192.0.2.1:1", From: "192.0.2.1/24"})},
 		"timeout too long": {"machines[0].checks[1].timeoutSeconds", check(Check{Kind: "agent", TimeoutSeconds: 3601})},
 
-		"RPO 4 s":         {"policy.rpoSeconds", func(s *GroupSpec) { s.Policy.RPOSeconds = 4 }},
-		"RPO over 7 days": {"policy.rpoSeconds", func(s *GroupSpec) { s.Policy.RPOSeconds = 604801 }},
-		"consistency":     {"policy.consistency", func(s *GroupSpec) { s.Policy.Consistency = "total" }},
-		"bandwidth":       {"policy.bandwidthMbit", func(s *GroupSpec) { s.Policy.BandwidthMbit = -1 }},
+		"RPO 4 s":            {"policy.rpoSeconds", func(s *GroupSpec) { s.Policy.RPOSeconds = 4 }},
+		"RPO over 7 days":    {"policy.rpoSeconds", func(s *GroupSpec) { s.Policy.RPOSeconds = 604801 }},
+		"verify each second": {"policy.verifyEverySeconds", func(s *GroupSpec) { s.Policy.VerifyEverySeconds = 1 }},
+		"verify never ever":  {"policy.verifyEverySeconds", func(s *GroupSpec) { s.Policy.VerifyEverySeconds = maxVerifySeconds + 1 }},
+		"consistency":        {"policy.consistency", func(s *GroupSpec) { s.Policy.Consistency = "total" }},
+		"bandwidth":          {"policy.bandwidthMbit", func(s *GroupSpec) { s.Policy.BandwidthMbit = -1 }},
 
 		"tier without end":    {tier0, tiers(RetentionTier{EverySeconds: 60})},
 		"tier keeps nothing":  {tier0 + ".forSeconds", tiers(RetentionTier{EverySeconds: 3600, ForSeconds: 1800})},

@@ -103,6 +103,16 @@ func (c *Client) SyncNow(ctx context.Context, group string) (api.Job, error) {
 	return order[api.Job](ctx, c, group, "sync", nil)
 }
 
+// Verify implements api.Orders.
+func (c *Client) Verify(ctx context.Context, group string) (api.Job, error) {
+	return order[api.Job](ctx, c, group, "verify", nil)
+}
+
+// Fence implements api.Orders.
+func (c *Client) Fence(ctx context.Context, group string) (api.Job, error) {
+	return order[api.Job](ctx, c, group, "fence", nil)
+}
+
 // Pause implements api.Orders.
 func (c *Client) Pause(ctx context.Context, group string) (api.Group, error) {
 	return order[api.Group](ctx, c, group, "pause", nil)

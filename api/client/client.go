@@ -221,9 +221,16 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 		err = u.Err // its text repeats method and address
 	}
 	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var name x509.HostnameError
 	hint := "Is it running, and is the address right?"
-	if errors.As(err, &unknown) {
+	switch {
+	case errors.As(err, &unknown):
 		hint = "Trust the appliance's own certificate: cert.pem in its data directory (--ca, UNDERSTUDY_CA)."
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		hint = "Check the clocks here and there. The appliance renews its own certificate when it is started."
+	case errors.As(err, &name):
+		hint = "Use a name or an address that the appliance's certificate has."
 	}
 	return &api.Error{
 		Code: api.CodeInternal, Hint: hint,

@@ -149,6 +149,14 @@ func (r *recorder) SyncNow(ctx context.Context, group string) (api.Job, error) {
 	return answerTo[api.Job](r, "SyncNow", group)
 }
 
+func (r *recorder) Verify(ctx context.Context, group string) (api.Job, error) {
+	return answerTo[api.Job](r, "Verify", group)
+}
+
+func (r *recorder) Fence(ctx context.Context, group string) (api.Job, error) {
+	return answerTo[api.Job](r, "Fence", group)
+}
+
 func (r *recorder) Pause(ctx context.Context, group string) (api.Group, error) {
 	return answerTo[api.Group](r, "Pause", group)
 }

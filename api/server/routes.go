@@ -184,11 +184,13 @@ func (s *Server) orderRoutes() {
 		call          func(context.Context, string) (api.Job, error)
 	}{
 		{"sync", "Run a cycle now", s.svc.SyncNow},
+		{"verify", "Compare the replicas with their sources in full", s.svc.Verify},
 		{"end-test", "End the test failover and clean up", s.svc.EndTest},
 		{"commit", "Accept a failover for good", s.svc.Commit},
 		{"rollback", "Undo a failover that was not committed", s.svc.Rollback},
 		{"reprotect", "Swap the roles after a committed failover", s.svc.Reprotect},
 		{"failback", "Bring the machines home", s.svc.Failback},
+		{"fence", "Turn machines off that run although they must not", s.svc.Fence},
 	} {
 		register(s, http.MethodPost, "/groups/{id}/"+o.name, o.name, o.summary, http.StatusAccepted,
 			func(ctx context.Context, in *OfGroup) (*accepted, error) { return job(o.call(ctx, in.ID)) })
