@@ -30,15 +30,17 @@ type hostRecord struct {
 // endpoint is a host of this engine: its record, and its connection while there is one.
 type endpoint struct {
 	hostRecord
-	slots *semaphore.Weighted // copies at once
+	slots  *semaphore.Weighted // copies at once
+	starts *semaphore.Weighted // machines that are being started or ended
 
 	mu      sync.Mutex // held while connecting
 	host    hypervisors.Host
 	problem string
 }
 
-func newEndpoint(rec hostRecord) *endpoint {
-	return &endpoint{hostRecord: rec, slots: semaphore.NewWeighted(int64(cmp.Or(rec.MaxJobs, 4)))}
+func (e *Engine) newEndpoint(rec hostRecord) *endpoint {
+	return &endpoint{hostRecord: rec, slots: semaphore.NewWeighted(int64(cmp.Or(rec.MaxJobs, 4))),
+		starts: semaphore.NewWeighted(int64(e.AtOnce))}
 }
 
 func (p *endpoint) close() error {

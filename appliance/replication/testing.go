@@ -41,8 +41,15 @@ func (e *Engine) testKind() jobs.Kind {
 			"report": e.undo(func(_ context.Context, t *task, _ string) error {
 				return e.closeReport(t, "the test could not be started")
 			}),
-			"network": e.undo(func(ctx context.Context, t *task, _ string) error { return e.dropBubble(ctx, t) }),
-			"start":   e.undo(func(ctx context.Context, t *task, _ string) error { return e.endRuns(ctx, t) }),
+			// What a host that is away keeps of a test goes when it is back.
+			"network": e.undo(func(ctx context.Context, t *task, _ string) error {
+				e.settle(ctx, t.group.ID, "remove test network", func(ctx context.Context) error { return e.dropBubble(ctx, t) })
+				return nil
+			}),
+			"start": e.undo(func(ctx context.Context, t *task, _ string) error {
+				e.settle(ctx, t.group.ID, "end test runs", func(ctx context.Context) error { return e.endRuns(ctx, t) })
+				return nil
+			}),
 		},
 	}
 }
@@ -101,15 +108,16 @@ func (e *Engine) startTest(ctx context.Context, t *task) error {
 		return err
 	}
 	network := bubble(t.work.Run)
-	var machines []api.TestMachine
-	if err := e.eachReplica(ctx, t.group, func(m *member, replica hypervisors.Replica) error {
+	machines := make([]api.TestMachine, len(t.group.Members))
+	if err := e.eachReplica(ctx, t.group, func(ctx context.Context, i int, replica hypervisors.Replica) error {
+		m := &t.group.Members[i]
 		_, to := m.seats(t.group.Reversed)
 		vm, err := host.VM(ctx, to.VM)
 		if err != nil {
 			return err
 		}
 		run, err := replica.Run(ctx, hypervisors.RunSpec{ID: t.work.Run, Point: t.work.Point, Networks: provisioning.Bubble(vm.Hardware, network)})
-		machines = append(machines, api.TestMachine{Name: m.Name, VM: run.VM, Network: network, Checks: []api.CheckResult{}})
+		machines[i] = api.TestMachine{Name: m.Name, VM: run.VM, Network: network, Checks: []api.CheckResult{}}
 		return err
 	}); err != nil {
 		return err
@@ -174,7 +182,9 @@ func (e *Engine) endTestKind() jobs.Kind {
 }
 
 func (e *Engine) endRuns(ctx context.Context, t *task) error {
-	return e.eachReplica(ctx, t.group, func(_ *member, replica hypervisors.Replica) error { return replica.End(ctx, t.work.Run) })
+	return e.eachReplica(ctx, t.group, func(ctx context.Context, _ int, replica hypervisors.Replica) error {
+		return replica.End(ctx, t.work.Run)
+	})
 }
 
 func (e *Engine) closeReport(t *task, problem string) error {
