@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"understudy/api"
 	"understudy/appliance/protection"
@@ -59,18 +60,15 @@ func (e *Engine) plan(ctx context.Context, spec api.GroupSpec) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	vms, err := host.VMs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	g := &group{ID: newID(), Revision: 1, Spec: spec, State: api.StateMirroring, Created: e.Clock(),
+	protected := e.protected(home.ID)
+	g := &group{ID: newID(), Revision: 1, Spec: spec, State: api.StateMirroring, Created: e.Clock(), writing: new(sync.Mutex),
 		Home: place{Host: home.ID}, Away: place{Host: away.ID, Storage: spec.Storage}}
 	for i, wish := range spec.Machines {
-		vm, err := find(vms, wish.VM, home.Name)
+		vm, err := find(ctx, host, wish.VM, home.Name)
 		if err != nil {
 			return nil, err
 		}
-		if owner := e.protectedBy(home.ID, vm.ID); owner != "" {
+		if owner := protected[vm.ID]; owner != "" {
 			return nil, api.Errorf(api.CodeConflict, "Remove it there first.", "machine %s is protected already, by group %s", vm.Hardware.Name, owner)
 		}
 		if slices.ContainsFunc(g.Members, func(m member) bool { return m.Home.VM == vm.ID }) {
@@ -83,7 +81,15 @@ func (e *Engine) plan(ctx context.Context, spec api.GroupSpec) (*group, error) {
 	return g, nil
 }
 
-func find(vms []hypervisors.VM, ref, host string) (hypervisors.VM, error) {
+// find asks for a machine by its id, and only then for all of them, which takes long on a large host.
+func find(ctx context.Context, from hypervisors.Host, ref, host string) (hypervisors.VM, error) {
+	if vm, err := from.VM(ctx, ref); err == nil {
+		return vm, nil
+	}
+	vms, err := from.VMs(ctx)
+	if err != nil {
+		return hypervisors.VM{}, err
+	}
 	for _, vm := range vms {
 		if vm.ID == ref || vm.Hardware.Name == ref {
 			return vm, nil

@@ -1,7 +1,10 @@
 package replication
 
 import (
+	"cmp"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"understudy/api"
@@ -25,6 +28,8 @@ type group struct {
 	// Points of the direction in force, oldest first; OtherPoints are those that wait on the other side.
 	Points      []api.Point
 	OtherPoints []api.Point
+	// Lived is when each point was made, by the time that retention counts: see live.
+	Lived map[string]time.Time
 
 	Test    *api.TestReport
 	TestRun string // run id of a test that is up, else empty
@@ -35,12 +40,25 @@ type group struct {
 	Failures int // cycles in a row
 	// Compare makes the next cycle read both sides in full: a verification found them different.
 	Compare bool
+	// Verification is the running one or the last. Verified is when the last one started that came to its end,
+	// VerifyTried when any started last.
+	Verification *api.Verification
+	Verified     time.Time
+	VerifyTried  time.Time
+	// Compared is how far the running verification came, by machine and disk, in bytes. Found is what it found and
+	// nobody has acted on yet.
+	Compared map[string]int64
+	Found    *mismatch
+	Alerts   []api.Alert
 	// Before is the state in which a removal began.
 	Before api.GroupState
 	// Stopped says that the failover in force turned the source machines off, so that rolling back turns them on.
 	Stopped bool
 	Attempt time.Time
 	Created time.Time
+
+	// writing is held while the group is being changed: see Engine.update.
+	writing *sync.Mutex
 }
 
 // place is one side of a group.
@@ -57,6 +75,10 @@ type member struct {
 	// ChangeID of the newest recorded point, on the side that is source now.
 	ChangeID hypervisors.ChangeID
 	Problem  string
+	// Autostart: the machine started with its host before a failover turned that off at its side.
+	Autostart bool
+	// Ran: the machine was seen running at its source after it was failed over.
+	Ran bool
 }
 
 // seat is a machine on one side: its id there, and the id of the replica it is (or becomes) there.
@@ -92,21 +114,33 @@ func (g *group) clone() group {
 	c.Members = slices.Clone(g.Members)
 	c.Points = slices.Clone(g.Points)
 	c.OtherPoints = slices.Clone(g.OtherPoints)
+	c.Lived = maps.Clone(g.Lived)
 	if g.Test != nil {
 		t := *g.Test
 		t.Machines = slices.Clone(t.Machines)
 		c.Test = &t
 	}
+	c.Alerts = slices.Clone(g.Alerts)
+	if g.Verification != nil {
+		v := *g.Verification // what it lists is replaced, never changed
+		c.Verification = &v
+	}
 	return c
 }
 
-// point finds a point by id; an empty id means the newest.
+// point finds a point by id; an empty id means the newest that is not suspect.
 func (g *group) point(id string) (api.Point, error) {
 	if len(g.Points) == 0 {
 		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the first mirror to end.", "group %s has no recovery point yet", g.Spec.Name)
 	}
 	if id == "" {
-		return g.Points[len(g.Points)-1], nil
+		for _, p := range slices.Backward(g.Points) {
+			if p.Suspect == "" {
+				return p, nil
+			}
+		}
+		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the next cycle, which compares everything, or name one of them.",
+			"all recovery points of group %s are suspect", g.Spec.Name)
 	}
 	for _, p := range g.Points {
 		if p.ID == id {
@@ -119,7 +153,7 @@ func (g *group) point(id string) (api.Point, error) {
 
 func (g *group) view(now time.Time, job string) api.Group {
 	v := api.Group{GroupSpec: g.Spec, ID: g.ID, Revision: g.Revision, State: g.State, Reversed: g.Reversed, Paused: g.Paused,
-		Points: len(g.Points), Test: g.Test, Job: job, Problem: g.Problem, Hint: g.Hint, Created: g.Created, Members: []api.GroupMember{}}
+		Points: len(g.Points), Test: g.Test, Verification: g.Verification, Alerts: g.Alerts, Job: job, Problem: g.Problem, Hint: g.Hint, Created: g.Created, Members: []api.GroupMember{}}
 	for _, m := range g.Members {
 		v.Members = append(v.Members, api.GroupMember{Name: m.Name, SourceVM: m.Home.VM, TargetVM: m.Away.VM, ReplicaID: m.Away.Replica, Problem: m.Problem})
 	}
@@ -143,8 +177,14 @@ func (g *group) apply(event protection.Event) error {
 	}
 	if next.Reversed != g.Reversed {
 		g.Points, g.OtherPoints = g.OtherPoints, g.Points
+		g.Stopped = false // whom it was said of is the target now
 		for i := range g.Members {
 			g.Members[i].ChangeID = ""
+		}
+	}
+	if event == protection.FailoverStarted || event == protection.RollbackDone {
+		for i := range g.Members {
+			g.Members[i].Ran = false
 		}
 	}
 	g.State, g.Reversed, g.Before = next.Phase, next.Reversed, next.Before
@@ -162,6 +202,7 @@ func (g *group) add(p api.Point, now time.Time) error {
 		g.Worst = max(g.Worst, now.Sub(g.Points[n-1].Taken).Seconds())
 	}
 	g.Points = append(g.Points, p)
+	g.live()
 	g.Failures, g.Problem, g.Hint, g.Attempt = 0, "", "", now
 	if g.State == api.StateMirroring {
 		return g.apply(protection.FirstPoint)
@@ -181,7 +222,7 @@ func (g *group) learn(i int, held []hypervisors.Point) hypervisors.ChangeID {
 // agree lists the points that all members hold, with what is recorded or pending about each.
 func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []api.Point, changed bool) {
 	for _, first := range held[0] {
-		complete := true
+		complete, marked := true, ""
 		var machines []api.PointMachine
 		for i, list := range held {
 			at := slices.IndexFunc(list, func(p hypervisors.Point) bool { return p.ID == first.ID })
@@ -189,13 +230,17 @@ func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []
 				complete = false
 				break
 			}
+			marked = cmp.Or(marked, list[at].Suspect)
+			changed = changed || list[at].Suspect != g.suspect(first.ID)
 			machines = append(machines, api.PointMachine{Machine: g.Members[i].Name, Disks: pointDisks(list[at].Disks)})
 		}
 		if !complete {
 			continue
 		}
 		if at := slices.IndexFunc(g.Points, func(p api.Point) bool { return p.ID == first.ID }); at >= 0 {
-			points = append(points, g.Points[at])
+			known := g.Points[at]
+			known.Suspect = cmp.Or(known.Suspect, marked)
+			points = append(points, known)
 			continue
 		}
 		changed = true
@@ -204,9 +249,17 @@ func (g *group) agree(held [][]hypervisors.Point, pending *api.Point) (points []
 			continue
 		}
 		points = append(points, api.Point{ID: first.ID, Taken: first.Taken, Committed: first.Committed,
-			Consistency: string(first.Consistency), Kind: kindIncremental, Machines: machines})
+			Consistency: string(first.Consistency), Kind: kindIncremental, Machines: machines, Suspect: marked})
 	}
 	return points, changed || len(points) != len(g.Points)
+}
+
+// suspect is why a point may be wrong, as far as the record knows.
+func (g *group) suspect(point string) string {
+	if i := slices.IndexFunc(g.Points, func(p api.Point) bool { return p.ID == point }); i >= 0 {
+		return g.Points[i].Suspect
+	}
+	return ""
 }
 
 // history is what the schedule needs to know of a group's cycles.

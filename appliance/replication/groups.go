@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"understudy/api"
@@ -24,25 +25,42 @@ func (e *Engine) group(ref string) (group, error) {
 	return group{}, api.Errorf(api.CodeNotFound, "List the groups to see which there are.", "there is no group %q", ref)
 }
 
-func (e *Engine) snapshotGroups() []group {
+// snapshotGroups gives all groups by name, for reading only: a group is never changed in place.
+func (e *Engine) snapshotGroups() []*group {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	out := make([]group, 0, len(e.groups))
-	for _, g := range e.groups {
-		out = append(out, g.clone())
-	}
-	slices.SortFunc(out, func(a, b group) int { return cmp.Compare(a.Spec.Name, b.Spec.Name) })
+	out := slices.Collect(maps.Values(e.groups))
+	e.mu.Unlock()
+	slices.SortFunc(out, func(a, b *group) int { return cmp.Compare(a.Spec.Name, b.Spec.Name) })
 	return out
 }
 
-// update changes a group: durable when it returns, and nothing happened when it fails.
-func (e *Engine) update(id string, change func(*group) error) (group, error) {
+// held gives a group with the right to replace it.
+func (e *Engine) held(id string) (g *group, release func(), err error) {
+	unknown := api.Errorf(api.CodeNotFound, "", "there is no group %q", id)
+	e.mu.Lock()
+	g, ok := e.groups[id]
+	e.mu.Unlock()
+	if !ok {
+		return nil, nil, unknown
+	}
+	g.writing.Lock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	g, ok := e.groups[id]
-	if !ok {
-		return group{}, api.Errorf(api.CodeNotFound, "", "there is no group %q", id)
+	if g, ok := e.groups[id]; ok { // as it is by now
+		return g, g.writing.Unlock, nil
 	}
+	g.writing.Unlock()
+	return nil, nil, unknown
+}
+
+// update changes a group: durable when it returns, and nothing happened when it fails. Only those who change the same
+// group wait for each other, and nobody who reads waits for the disk.
+func (e *Engine) update(id string, change func(*group) error) (group, error) {
+	g, release, err := e.held(id)
+	if err != nil {
+		return group{}, err
+	}
+	defer release()
 	next := g.clone()
 	if err := change(&next); err != nil {
 		return group{}, err
@@ -50,27 +68,24 @@ func (e *Engine) update(id string, change func(*group) error) (group, error) {
 	if err := e.Store.Put(bucketGroups, id, &next); err != nil {
 		return group{}, fmt.Errorf("record group %s: %w", next.Spec.Name, err)
 	}
+	e.mu.Lock()
 	e.groups[id] = &next
+	e.mu.Unlock()
 	e.publish("group", "updated", id, id, "")
 	return next.clone(), nil
 }
 
-func (e *Engine) viewOf(g group) api.Group {
+func (e *Engine) viewOf(g *group) api.Group {
 	return g.view(e.Clock(), e.working(g.ID))
 }
 
-// working is the id of the unfinished job of a group, if any.
+// working is the id of the unfinished job of a group, if any; of several the newest.
 func (e *Engine) working(id string) string {
-	list, err := e.runner.List(id, 5)
-	if err != nil {
+	list, err := e.runner.Unfinished(id)
+	if err != nil || len(list) == 0 {
 		return ""
 	}
-	for _, j := range list {
-		if !j.State.Ended() {
-			return j.ID
-		}
-	}
-	return ""
+	return list[0].ID
 }
 
 // ListGroups gives all groups by name.
@@ -88,7 +103,7 @@ func (e *Engine) GetGroup(_ context.Context, ref string) (api.Group, error) {
 	if err != nil {
 		return api.Group{}, err
 	}
-	return e.viewOf(g), nil
+	return e.viewOf(&g), nil
 }
 
 // ListPoints gives the points of the direction in force, oldest first.
@@ -100,26 +115,39 @@ func (e *Engine) ListPoints(_ context.Context, ref string) ([]api.Point, error) 
 	return append([]api.Point{}, g.Points...), nil
 }
 
-// protectedBy names the group that has this machine, on either side.
-func (e *Engine) protectedBy(host, vm string) string {
+// protected names the groups of all machines of a host that have one, on either side, by machine.
+func (e *Engine) protected(host string) map[string]string {
+	by := map[string]string{}
 	for _, g := range e.snapshotGroups() {
 		for _, m := range g.Members {
-			if (g.Home.Host == host && m.Home.VM == vm) || (g.Away.Host == host && m.Away.VM == vm) {
-				return g.Spec.Name
+			if g.Home.Host == host {
+				by[m.Home.VM] = g.Spec.Name
+			}
+			if g.Away.Host == host && m.Away.VM != "" {
+				by[m.Away.VM] = g.Spec.Name
 			}
 		}
 	}
-	return ""
+	return by
 }
 
 // delete forgets a group.
 func (e *Engine) delete(id string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	_, release, err := e.held(id)
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := e.Store.Delete(bucketGroups, id); err != nil {
 		return err
 	}
+	e.mu.Lock()
 	delete(e.groups, id)
+	delete(e.limits, id)
+	e.mu.Unlock()
 	e.publish("group", "deleted", id, id, "")
 	return nil
 }
@@ -145,7 +173,8 @@ func (e *Engine) UpdatePolicy(_ context.Context, ref string, revision int64, p a
 	if err != nil {
 		return api.Group{}, err
 	}
-	return e.viewOf(g), nil
+	e.limiter(g) // for the copy that runs, too
+	return e.viewOf(&g), nil
 }
 
 // Pause stops the schedule of a group.
@@ -167,5 +196,5 @@ func (e *Engine) setPaused(ref string, paused bool) (api.Group, error) {
 	if err != nil {
 		return api.Group{}, err
 	}
-	return e.viewOf(g), nil
+	return e.viewOf(&g), nil
 }

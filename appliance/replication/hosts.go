@@ -21,7 +21,7 @@ func (e *Engine) AddHost(ctx context.Context, spec api.HostSpec) (api.Host, erro
 	if err != nil {
 		return api.Host{}, public(err)
 	}
-	p := newEndpoint(hostRecord{HostSpec: spec, ID: newID(), Identity: info.Identity, Product: info.Product, Version: info.Version})
+	p := e.newEndpoint(hostRecord{HostSpec: spec, ID: newID(), Identity: info.Identity, Product: info.Product, Version: info.Version})
 	p.host = host
 	if err := e.register(p); err != nil {
 		return api.Host{}, errors.Join(err, host.Close())
@@ -122,9 +122,10 @@ func (e *Engine) Inventory(ctx context.Context, ref string) (api.Inventory, erro
 		return api.Inventory{}, public(err)
 	}
 	inv := api.Inventory{Machines: []api.Machine{}, Networks: []api.Network{}, Storage: []api.Storage{}}
+	protected := e.protected(p.ID)
 	for _, vm := range vms {
 		m := machineView(vm)
-		m.Protected = e.protectedBy(p.ID, vm.ID)
+		m.Protected = protected[vm.ID]
 		inv.Machines = append(inv.Machines, m)
 	}
 	for _, n := range networks {

@@ -11,17 +11,18 @@ import (
 
 // separately freezes the machines of a request one after the other: each is consistent in itself, none is held still
 // for the others.
-func separately(ctx context.Context, source hypervisors.Source, req hypervisors.CheckpointRequest) (hypervisors.Checkpoint, error) {
+func (c *cycle) separately(ctx context.Context, req hypervisors.CheckpointRequest) (hypervisors.Checkpoint, error) {
 	if len(req.VMs) == 1 {
-		return source.Checkpoint(ctx, req)
+		return c.source.Checkpoint(ctx, req)
 	}
 	var all moments
 	for _, vm := range req.VMs {
 		one := req
 		one.VMs = []hypervisors.CheckpointVM{vm}
-		cp, err := source.Checkpoint(ctx, one)
+		cp, err := c.source.Checkpoint(ctx, one)
 		if err != nil {
-			return nil, errors.Join(err, all.undo(ctx, source))
+			c.giveUp(ctx, all)
+			return nil, err
 		}
 		all = append(all, cp)
 	}
@@ -75,13 +76,14 @@ func (m moments) Close(ctx context.Context) error {
 	return err
 }
 
-// undo gives up checkpoints that nobody will use, change ids included.
-func (m moments) undo(ctx context.Context, source hypervisors.Source) error {
+// giveUp is for checkpoints that nobody will use, change ids included.
+func (c *cycle) giveUp(ctx context.Context, all moments) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	err := m.Close(ctx)
-	for vm, id := range m.ChangeIDs() {
-		err = errors.Join(err, source.Forget(ctx, vm, id))
+	for _, cp := range all {
+		c.e.settle(ctx, c.g.ID, "close checkpoint", cp.Close)
+		for vm, id := range cp.ChangeIDs() {
+			c.e.settle(ctx, c.g.ID, "forget change id", func(ctx context.Context) error { return c.source.Forget(ctx, vm, id) })
+		}
 	}
-	return err
 }
