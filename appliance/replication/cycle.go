@@ -29,6 +29,8 @@ type cycle struct {
 	g group
 	// step of the job that this cycle is
 	step string
+	// look compares the drafts with the frozen moment before the commit; nil: as the policy says.
+	look *inspection
 
 	id      string // of the point
 	source  hypervisors.Source
@@ -63,6 +65,11 @@ const (
 // cycle runs one cycle as the named step of job r and returns the point it made, or the one that the same step made
 // before it was interrupted.
 func (e *Engine) cycle(ctx context.Context, r *jobs.Run, step string) (api.Point, error) {
+	return e.inspectedCycle(ctx, r, step, nil)
+}
+
+// inspectedCycle is a cycle with an inspection of its own; one that found something is a *mismatch, and no point.
+func (e *Engine) inspectedCycle(ctx context.Context, r *jobs.Run, step string, look *inspection) (api.Point, error) {
 	var w work
 	if err := r.Load(&w); err != nil {
 		return api.Point{}, err
@@ -78,17 +85,24 @@ func (e *Engine) cycle(ctx context.Context, r *jobs.Run, step string) (api.Point
 	if n := len(g.Points); pending != nil && n > 0 && g.Points[n-1].ID == pending.ID {
 		return *pending, nil // committed just before the appliance died
 	}
+	e.pay(ctx, g.ID)
 	release, err := e.slots(ctx, g.source().Host, g.target().Host)
 	if err != nil {
 		return api.Point{}, err
 	}
 	defer release()
-	c := &cycle{e: e, r: r, g: g, step: step, started: e.Clock()}
+	c := &cycle{e: e, r: r, g: g, step: step, look: look, started: e.Clock()}
 	c.id = pointID(c.started, g.Points)
 	if err := c.seatMembers(ctx); err != nil {
 		return api.Point{}, err
 	}
-	return c.run(ctx)
+	p, err := c.run(ctx)
+	var bad *mismatch
+	if look == nil && errors.As(err, &bad) { // nobody else makes the consequences
+		_, failed := e.distrust(ctx, g.ID, bad)
+		err = errors.Join(err, failed)
+	}
+	return p, err
 }
 
 // pointID names a point after its moment, so that people and sorting find it; never the name of an older one, even when
@@ -146,7 +160,7 @@ func (c *cycle) run(ctx context.Context) (api.Point, error) {
 	stop := context.AfterFunc(ctx, func() { c.interrupt(context.WithoutCancel(ctx), cp) })
 	err = c.copy(ctx, cp)
 	if err == nil {
-		err = c.verify(ctx)
+		err = c.inspect(ctx)
 	}
 	if !stop() {
 		return api.Point{}, errors.Join(context.Cause(ctx), err)
@@ -165,7 +179,7 @@ func (c *cycle) run(ctx context.Context) (api.Point, error) {
 		return api.Point{}, err
 	}
 	outcome = recorded
-	return point, nil
+	return point, c.e.calm(c.g.ID, api.AlertMismatch) // this point is right
 }
 
 // outcome is how far a cycle came; it decides what the source may forget.
@@ -195,7 +209,7 @@ func (c *cycle) checkpoint(ctx context.Context) (hypervisors.Checkpoint, error) 
 	if c.g.Spec.Policy.GroupMoment && host.Capabilities().GroupMoment {
 		return c.source.Checkpoint(ctx, req)
 	}
-	return separately(ctx, c.source, req) // nobody is held still for the others
+	return c.separately(ctx, req) // nobody is held still for the others
 }
 
 // interrupt makes every read and write of the cycle fail.
@@ -219,40 +233,39 @@ func (c *cycle) interrupt(ctx context.Context, cp hypervisors.Checkpoint) {
 func (c *cycle) letGo(ctx context.Context, cp hypervisors.Checkpoint, o outcome) {
 	for _, m := range c.members {
 		if m.draft != nil && o == failed {
-			c.warn("discard draft", m, m.draft.Discard(ctx))
+			c.e.settle(ctx, c.g.ID, "discard draft", m.draft.Discard)
 		}
 	}
-	if err := cp.Close(ctx); err != nil {
-		c.r.Log().Warn("close checkpoint", "group", c.g.Spec.Name, "error", err)
-	}
+	c.e.settle(ctx, c.g.ID, "close checkpoint", cp.Close)
 	for _, m := range c.members {
-		if useless := c.useless(ctx, cp, m, o); useless != "" {
-			c.warn("forget change id", m, c.source.Forget(ctx, m.vm, useless))
+		if useless := c.useless(ctx, cp, m, o); len(useless) > 0 {
+			c.e.settle(ctx, c.g.ID, "forget change ids", func(ctx context.Context) error { return c.source.Forget(ctx, m.vm, useless...) })
 		}
 	}
 }
 
-// useless is the change id of a member that surely no committed point needs any more; empty when nobody can tell.
-func (c *cycle) useless(ctx context.Context, cp hypervisors.Checkpoint, m *cycleMember, o outcome) hypervisors.ChangeID {
+// useless are the change ids of a member that surely no committed point needs any more. Where nobody can tell yet, the
+// next cycle that is recorded can.
+func (c *cycle) useless(ctx context.Context, cp hypervisors.Checkpoint, m *cycleMember, o outcome) []hypervisors.ChangeID {
+	fresh := cp.ChangeIDs()[m.vm]
 	var older hypervisors.ChangeID
 	if m.newest != nil {
 		older = m.newest.ChangeID
 	}
-	switch o {
-	case recorded:
-		return older
-	case committed:
-		return ""
+	if o == recorded {
+		// The newest point may have been dropped: then the recorded change id is another one.
+		c.e.doubt(m.vm, older, c.g.Members[m.index].ChangeID)
+		return c.e.doubted(m.vm, fresh)
 	}
-	// The group's commit failed, but this member's may have happened: only the target knows.
-	status, err := m.replica.Status(ctx)
-	if err != nil {
-		return "" // a change id too many costs little, one too few a full compare
+	if o == failed {
+		// The group's commit failed, but this member's may have happened: only the target knows.
+		status, err := m.replica.Status(ctx)
+		if err == nil && !slices.ContainsFunc(status.Points, func(p hypervisors.Point) bool { return p.ID == c.id }) {
+			return []hypervisors.ChangeID{fresh}
+		}
 	}
-	if slices.ContainsFunc(status.Points, func(p hypervisors.Point) bool { return p.ID == c.id }) {
-		return older
-	}
-	return cp.ChangeIDs()[m.vm]
+	c.e.doubt(m.vm, older, fresh) // a change id too many costs little, one too few a full compare
+	return nil
 }
 
 func (c *cycle) warn(what string, m *cycleMember, err error) {
@@ -267,7 +280,7 @@ func (c *cycle) copy(ctx context.Context, cp hypervisors.Checkpoint) error {
 	for _, m := range c.members {
 		m.disks = slices.DeleteFunc(slices.Clone(cp.Disks()), func(d hypervisors.FrozenDisk) bool { return d.VM() != m.vm })
 		for _, d := range m.disks {
-			plan, err := planDisk(ctx, m, d, c.g.Compare)
+			plan, err := planDisk(ctx, m, d, c.compares(m))
 			if err != nil {
 				return err
 			}
@@ -297,12 +310,18 @@ type diskPlan struct {
 	extents snapshot.Extents
 	data    int64 // bytes of the data extents
 	before  *hypervisors.PointDisk
+	tracked bool // extents are what the source told of changes
+}
+
+// compares says that a member is to be read in full on both sides: something was found to differ.
+func (c *cycle) compares(m *cycleMember) bool {
+	return c.g.Compare || m.newest != nil && m.newest.Suspect != ""
 }
 
 // planDisk asks the source what changed; when it cannot tell, everything is looked at, and the hashes of the newest
 // point decide what travels.
 func planDisk(ctx context.Context, m *cycleMember, d hypervisors.FrozenDisk, compare bool) (*diskPlan, error) {
-	plan := &diskPlan{disk: d, extents: d.Changed(ctx)}
+	plan := &diskPlan{disk: d, extents: d.Changed(ctx), tracked: true}
 	if m.newest != nil {
 		if i := slices.IndexFunc(m.newest.Disks, func(p hypervisors.PointDisk) bool { return p.ID == d.ID() }); i >= 0 {
 			plan.before = &m.newest.Disks[i]
@@ -311,7 +330,7 @@ func planDisk(ctx context.Context, m *cycleMember, d hypervisors.FrozenDisk, com
 	var err error
 	plan.data, err = dataBytes(plan.extents)
 	if compare || errors.Is(err, hypervisors.ErrTrackingLost) || (err == nil && (plan.before == nil || plan.before.Size > d.Size())) {
-		plan.extents = d.Allocated(ctx)
+		plan.extents, plan.tracked = d.Allocated(ctx), false
 		if m.kind = kindDifference; m.newest == nil {
 			m.kind = kindFull
 		}
@@ -363,6 +382,9 @@ func (c *cycle) copyDisk(ctx context.Context, m *cycleMember, plan *diskPlan, dr
 	if err != nil {
 		return digest, err
 	}
+	if err := c.overwritten(ctx, m, plan, draft, blocks); err != nil {
+		return digest, err
+	}
 	done := c.stats
 	stats, err := snapshot.Copy(ctx, snapshot.Job{
 		Source: plan.disk, Size: plan.disk.Size(), Extents: plan.extents,
@@ -385,7 +407,7 @@ func (c *cycle) copyDisk(ctx context.Context, m *cycleMember, plan *diskPlan, dr
 func (c *cycle) below(ctx context.Context, m *cycleMember, plan *diskPlan, draft hypervisors.DraftDisk, blocks *snapshot.Map) (snapshot.Digest, error) {
 	size := plan.disk.Size()
 	switch {
-	case !draft.MapValid() || c.g.Compare:
+	case !draft.MapValid() || c.compares(m):
 		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it.
 		m.kind = kindDifference
 		return snapshot.Scan(ctx, draft, size, blocks, nil)
@@ -396,33 +418,6 @@ func (c *cycle) below(ctx context.Context, m *cycleMember, plan *diskPlan, draft
 	}
 	return blocks.Digest(ctx) // the disk changed its size
 }
-
-// verify reads both sides in full and compares, where the policy asks for it: it catches tracking that lies.
-func (c *cycle) verify(ctx context.Context) error {
-	if !c.g.Spec.Policy.VerifyCycles {
-		return nil
-	}
-	for _, m := range c.members {
-		for i, frozen := range m.disks {
-			draft := m.draft.Disks()[i]
-			verdict, err := snapshot.Verify(ctx, snapshot.Check{Source: frozen, Replica: draft, Size: frozen.Size(),
-				Map: snapshot.ReadMap(draft.Map(), frozen.Size())})
-			if err != nil {
-				return err
-			}
-			if !verdict.Identical() || verdict.Digest.String() != m.point.Disks[i].Digest {
-				if _, err := c.e.update(c.g.ID, func(g *group) error { g.Compare = true; return nil }); err != nil {
-					return err
-				}
-				return fmt.Errorf("%w: disk %s of %s differs from its source in %d bytes", errMismatch,
-					frozen.ID(), c.g.Members[m.index].Name, verdict.BytesDifferent)
-			}
-		}
-	}
-	return nil
-}
-
-var errMismatch = errors.New("replica is not identical to the frozen moment")
 
 // commit is the commit point, member by member. A group's point counts only when all members have it.
 func (c *cycle) commit(ctx context.Context, cp hypervisors.Checkpoint) error {
@@ -449,7 +444,7 @@ func (c *cycle) commit(ctx context.Context, cp hypervisors.Checkpoint) error {
 func (c *cycle) point(cp hypervisors.Checkpoint) api.Point {
 	now := c.e.Clock()
 	p := api.Point{ID: c.id, Taken: cp.Taken(), Committed: now, Consistency: string(cp.Consistency()), Kind: kindIncremental,
-		BytesRead: c.stats.BytesRead, BytesWritten: c.stats.BytesWritten, Seconds: now.Sub(c.started).Seconds(), Verified: c.g.Spec.Policy.VerifyCycles}
+		BytesRead: c.stats.BytesRead, BytesWritten: c.stats.BytesWritten, Seconds: max(0, now.Sub(c.started).Seconds()), Verified: c.look != nil && c.look.whole}
 	for _, m := range c.members {
 		if m.kind == kindFull || (m.kind == kindDifference && p.Kind != kindFull) {
 			p.Kind = m.kind

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -108,14 +109,17 @@ func (e *Engine) submit(ctx context.Context, g group, o protection.Order, w work
 	return job, err
 }
 
+// givesWay are the jobs that orders may interrupt.
+var givesWay = []protection.Order{protection.OrderMirror, protection.OrderCycle, protection.OrderVerify}
+
 // interrupt cancels a cycle of the group and waits until it has cleaned up.
 func (e *Engine) interrupt(ctx context.Context, group string) error {
-	list, err := e.runner.List(group, 10)
+	list, err := e.runner.Unfinished(group)
 	if err != nil {
 		return err
 	}
 	for _, j := range list {
-		if j.State.Ended() || (j.Kind != string(protection.OrderCycle) && j.Kind != string(protection.OrderMirror)) {
+		if !slices.Contains(givesWay, protection.Order(j.Kind)) {
 			continue
 		}
 		if _, err := e.runner.Cancel(j.ID); err != nil && api.CodeOf(err) != api.CodeConflict { // conflict: it is ending by itself
@@ -242,11 +246,11 @@ func (e *Engine) SyncNow(ctx context.Context, ref string) (api.Job, error) {
 	if err != nil {
 		return api.Job{}, err
 	}
-	return e.order(ctx, ref, e.nextCycle(g), work{})
+	return e.order(ctx, ref, e.nextCycle(&g), work{})
 }
 
 // nextCycle is a mirror until there is a point to build on.
-func (e *Engine) nextCycle(g group) protection.Order {
+func (e *Engine) nextCycle(g *group) protection.Order {
 	if g.State == api.StateMirroring {
 		return protection.OrderMirror
 	}
