@@ -7,6 +7,8 @@
 //	failover.go   failover, commit, roll back
 //	reverse.go    reprotect and failback: the same cycle, with the roles swapped
 //	testing.go    test failover in a bubble, beside running replication
+//	verify.go     comparing replicas with their sources, on order or by schedule; inspect.go how, suspect.go what follows
+//	guard.go      machines that run although they must not: split brain
 //	schedule.go   when the next cycle starts
 //
 // It owns the groups and hosts as users see them and the order in which drivers are called. It never names a driver,
@@ -50,10 +52,13 @@ type Options struct {
 	Version string
 	Clock   func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: slog.Default
-	// KillPoint is called before and after every persisted step of a job, for tests that stop there. May be nil.
-	KillPoint func(job, step, phase string)
+	// KillPoint is that of jobs.Options, for tests that stop there. May be nil.
+	KillPoint func(kind, step, phase string)
 	// ShutdownTimeout bounds how long a guest may take to shut down. 0: 5 minutes.
 	ShutdownTimeout time.Duration
+	// AtOnce bounds how many machines are started, or ended, at once on one host, and how many due cycles are submitted
+	// at once. 0: 8. With 1 everything happens in order.
+	AtOnce int
 	// NoticeTime is how long a hypervisor may take to notice that a machine has died. 0: 10 seconds.
 	NoticeTime time.Duration
 }
@@ -71,6 +76,8 @@ type Engine struct {
 	limits map[string]*snapshot.Limiter // by group
 	// creating are groups that are recorded but not provisioned yet.
 	creating map[string]bool
+	owed     map[string][]owed                 // by group
+	doubts   map[string][]hypervisors.ChangeID // by machine
 
 	stop func()
 	done sync.WaitGroup
@@ -96,11 +103,15 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if o.ShutdownTimeout == 0 {
 		o.ShutdownTimeout = 5 * time.Minute
 	}
+	if o.AtOnce == 0 {
+		o.AtOnce = 8
+	}
 	if o.NoticeTime == 0 {
 		o.NoticeTime = 10 * time.Second
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
-		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}}
+		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}, owed: map[string][]owed{},
+		doubts: map[string][]hypervisors.ChangeID{}}
 	if err := e.load(); err != nil {
 		return nil, err
 	}
@@ -118,20 +129,21 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 // kinds are all jobs there are.
 func (e *Engine) kinds() []jobs.Kind {
 	return []jobs.Kind{
-		e.mirrorKind(), e.cycleKind(), e.testKind(), e.endTestKind(), e.failoverKind(), e.commitKind(), e.rollbackKind(),
-		e.reprotectKind(), e.failbackKind(), e.dropPointKind(), e.removeKind(),
+		e.mirrorKind(), e.cycleKind(), e.verifyKind(), e.testKind(), e.endTestKind(), e.failoverKind(), e.commitKind(), e.rollbackKind(),
+		e.reprotectKind(), e.failbackKind(), e.fenceKind(), e.dropPointKind(), e.removeKind(),
 	}
 }
+
+// Kinds gives every kind of job with its steps and undos (jobs.Kind.Work), for tests that must visit them all. They are
+// not connected to anything: nothing of them may be called.
+func Kinds() []jobs.Kind { return new(Engine).kinds() }
 
 // Run keeps the schedule until Close.
 func (e *Engine) Run() {
 	ctx, stop := context.WithCancel(context.Background())
 	e.stop = stop
-	e.done.Add(1)
-	go func() {
-		defer e.done.Done()
-		e.schedule(ctx)
-	}()
+	e.done.Go(func() { e.schedule(ctx) })
+	e.done.Go(func() { e.watch(ctx) }) // apart: a host that does not answer must not delay the cycles of others
 }
 
 // Close interrupts the jobs, which go on at the next New, and disconnects the hosts.
@@ -163,13 +175,13 @@ func (e *Engine) load() error {
 		if err := decode(&rec); err != nil {
 			return err
 		}
-		e.hosts[rec.ID] = newEndpoint(rec)
+		e.hosts[rec.ID] = e.newEndpoint(rec)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("load hosts: %w", err)
 	}
 	if err := e.Store.Each(bucketGroups, func(_ string, decode func(any) error) error {
-		g := new(group)
+		g := &group{writing: new(sync.Mutex)}
 		if err := decode(g); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"understudy/api"
@@ -25,7 +26,7 @@ func (e *Engine) Failover(ctx context.Context, ref string, o api.FailoverOrder) 
 	if err := protection.Can(g.decision(), protection.OrderFailover); err != nil {
 		return api.Job{}, err
 	}
-	if _, err := g.point(o.Point); err != nil {
+	if _, err := g.point(o.Point); err != nil && !o.Planned { // a planned one makes its own
 		return api.Job{}, err
 	}
 	return e.order(ctx, ref, protection.OrderFailover, work{Point: o.Point, Planned: o.Planned, Force: o.Force})
@@ -50,7 +51,10 @@ func (e *Engine) failoverKind() jobs.Kind {
 		Undos: undos{
 			"revert":    e.revert(protection.FailoverFailed, api.StateFailingOver),
 			"source-on": e.undo(e.sourceOn),
-			"end-live":  e.undo(e.endLive),
+			"autostart": e.undo(func(ctx context.Context, t *task, _ string) error {
+				return e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat)
+			}),
+			"end-live": e.undo(e.endLive),
 		},
 	}
 }
@@ -77,38 +81,79 @@ func (e *Engine) sourceOff(ctx context.Context, t *task) error {
 		t.Log().Warn("source cannot be asked whether it is off", "group", t.group.Spec.Name, "error", err)
 		return nil
 	}
-	for _, m := range t.group.Members {
-		from, _ := m.seats(t.group.Reversed)
-		if err := e.fence(ctx, t, host, m.Name, from.VM, t.work.Force); err != nil {
-			return err
-		}
+	if err := e.keepOff(ctx, t, host); err != nil {
+		return err
 	}
-	return nil
+	return e.holdAllOff(ctx, t, host)
 }
 
-// fence makes sure that a machine is off that must not run beside its replica, and turns it off if the order allows it.
-func (e *Engine) fence(ctx context.Context, t *task, host hypervisors.Host, name, vm string, force bool) error {
-	on, err := e.stillOn(ctx, host, vm, force)
-	if err != nil {
-		t.Log().Warn("source cannot be asked whether it is off", "machine", name, "error", err)
+// turnedOff notes that the source owes its running to us: rolling back turns it on again.
+func (e *Engine) turnedOff(id string) error {
+	_, err := e.update(id, func(g *group) error { g.Stopped = true; return nil })
+	return err
+}
+
+// holdAllOff keeps the machines that are being replaced from starting with their host. A recovery does not wait for
+// that: what fails here is tried again by whoever watches the group afterwards.
+func (e *Engine) holdAllOff(ctx context.Context, t *task, host hypervisors.Host) error {
+	if err := t.Undo("autostart", ""); err != nil {
+		return err
+	}
+	for i := range t.group.Members {
+		vm, err := host.VM(ctx, t.group.fromSeat(&t.group.Members[i]).VM)
+		if err == nil {
+			err = e.holdOff(ctx, t.group.ID, i, host, vm)
+		}
+		if err != nil {
+			t.Log().Warn("source may start with its host", "machine", t.group.Members[i].Name, "error", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// keepOff makes sure that machines are off that must not run beside their replicas, and turns them off if the order
+// allows it.
+func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host) error {
+	on := make([]bool, len(t.group.Members))
+	if err := e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) (err error) {
+		m := &t.group.Members[i]
+		if on[i], err = e.stillOn(ctx, host, t.group.fromSeat(m).VM, t.work.Force); err != nil {
+			on[i] = false
+			t.Log().Warn("source cannot be asked whether it is off", "machine", m.Name, "error", err)
+		}
 		return ctx.Err()
+	}); err != nil || !slices.Contains(on, true) {
+		return err
 	}
-	if !on {
-		return nil
-	}
-	if !force {
-		return api.Errorf(api.CodeConflict, "Order a planned failover, which loses nothing, or one with force, which turns the source off hard.",
-			"machine %s still runs at the source; both must never run at once", name)
+	for i, m := range t.group.Members {
+		if on[i] && !t.work.Force {
+			return api.Errorf(api.CodeConflict, "Order a planned failover, which loses nothing, or one with force, which turns the source off hard.",
+				"machine %s still runs at the source; both must never run at once", m.Name)
+		}
+		if on[i] {
+			if err := t.Undo("source-on", t.group.fromSeat(&m).VM); err != nil {
+				return err
+			}
+		}
 	}
 	power, ok := host.(hypervisors.Power)
 	if !ok {
-		return fmt.Errorf("turn %s off: %w", name, hypervisors.ErrIncapable)
+		return fmt.Errorf("turn the source off: %w", hypervisors.ErrIncapable)
 	}
-	return power.Stop(ctx, vm)
+	if err := e.turnedOff(t.group.ID); err != nil {
+		return err
+	}
+	return e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) error {
+		if !on[i] {
+			return nil
+		}
+		return power.Stop(ctx, t.group.fromSeat(&t.group.Members[i]).VM)
+	})
 }
 
 // stillOn looks whether a machine is on, and looks again for a while unless it will be turned off anyway: a hypervisor
-// takes a moment to notice that a machine has died.
+// takes a moment to notice that a machine has died. One that cannot be asked is asked again for as long: who takes a
+// moment's trouble for the death of the host starts a second copy of what lives.
 func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, once bool) (bool, error) {
 	enough := time.After(e.NoticeTime)
 	again := time.NewTicker(e.NoticeTime/20 + 1)
@@ -118,14 +163,12 @@ func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, 
 		switch {
 		case errors.Is(err, hypervisors.ErrNotFound):
 			return false, nil
-		case err != nil:
-			return false, err
-		case found.State == hypervisors.Off, once:
+		case err == nil && (found.State == hypervisors.Off || once):
 			return found.State != hypervisors.Off, nil
 		}
 		select {
 		case <-enough:
-			return true, nil
+			return err == nil, err
 		case <-ctx.Done():
 			return true, ctx.Err()
 		case <-again.C:
@@ -162,8 +205,10 @@ func (e *Engine) shutdownSource(ctx context.Context, t *task) error {
 			return err
 		}
 	}
-	_, err = e.update(g.ID, func(g *group) error { g.Stopped = true; return nil })
-	return err
+	if err := e.turnedOff(g.ID); err != nil {
+		return err
+	}
+	return e.holdAllOff(ctx, t, host)
 }
 
 func (e *Engine) shutdown(ctx context.Context, power hypervisors.Power, vm string) error {
@@ -179,6 +224,14 @@ func (e *Engine) sourceOn(ctx context.Context, t *task, vm string) error {
 	}
 	_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
 	return err
+}
+
+// startSources starts all machines of the source side.
+func (e *Engine) startSources(ctx context.Context, t *task) error {
+	return e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) error {
+		from, _ := t.group.Members[i].seats(t.group.Reversed)
+		return e.startSource(ctx, t, from.VM)
+	})
 }
 
 func (e *Engine) startSource(ctx context.Context, t *task, vm string) error {
@@ -199,15 +252,18 @@ func (e *Engine) startReplicas(ctx context.Context, t *task) error {
 	if err := t.Save(t.work); err != nil {
 		return err
 	}
-	for i := range t.group.Members {
-		if err := t.Undo("end-live", t.group.Members[i].Name); err != nil {
+	for _, m := range t.group.Members { // before they start together, and so in their order
+		if err := t.Undo("end-live", m.Name); err != nil {
 			return err
 		}
-		if err := e.startReplica(ctx, t.group, &t.group.Members[i], t.work.Point); err != nil {
-			return fmt.Errorf("start replica of %s: %w", t.group.Members[i].Name, err)
-		}
 	}
-	return nil
+	return e.together(ctx, t.group, t.group.target().Host, func(ctx context.Context, i int) error {
+		m := &t.group.Members[i]
+		if err := e.startReplica(ctx, t.group, m, t.work.Point); err != nil {
+			return fmt.Errorf("start replica: %w", err)
+		}
+		return nil
+	})
 }
 
 func (e *Engine) startReplica(ctx context.Context, g group, m *member, point string) error {
@@ -241,34 +297,35 @@ func (e *Engine) replicaOf(ctx context.Context, g group, m *member) (hypervisors
 	return target.Replica(ctx, to.Replica)
 }
 
-// eachReplica does something to the replica of every member in the direction in force, in the group's order.
-func (e *Engine) eachReplica(ctx context.Context, g group, do func(*member, hypervisors.Replica) error) error {
-	for i := range g.Members {
-		m := &g.Members[i]
-		replica, err := e.replicaOf(ctx, g, m)
-		if err == nil {
-			err = do(m, replica)
-		}
+// eachReplica does something to the replica of every member in the direction in force, see together.
+func (e *Engine) eachReplica(ctx context.Context, g group, do func(ctx context.Context, i int, replica hypervisors.Replica) error) error {
+	return e.together(ctx, g, g.target().Host, func(ctx context.Context, i int) error {
+		replica, err := e.replicaOf(ctx, g, &g.Members[i])
 		if err != nil {
-			return fmt.Errorf("%s: %w", m.Name, err)
+			return err
 		}
-	}
-	return nil
+		return do(ctx, i, replica)
+	})
 }
 
 // endLive is the undo of starting the replica of the named member.
 func (e *Engine) endLive(ctx context.Context, t *task, name string) error {
-	return e.eachReplica(ctx, t.group, func(m *member, replica hypervisors.Replica) error {
-		if m.Name != name {
-			return nil
+	for i := range t.group.Members {
+		if t.group.Members[i].Name != name {
+			continue
+		}
+		replica, err := e.replicaOf(ctx, t.group, &t.group.Members[i])
+		if err != nil {
+			return err
 		}
 		return replica.End(ctx, hypervisors.LiveRun)
-	})
+	}
+	return nil
 }
 
 // endAllLive ends what the replicas wrote as production.
 func (e *Engine) endAllLive(ctx context.Context, t *task) error {
-	return e.eachReplica(ctx, t.group, func(_ *member, replica hypervisors.Replica) error {
+	return e.eachReplica(ctx, t.group, func(ctx context.Context, _ int, replica hypervisors.Replica) error {
 		return replica.End(ctx, hypervisors.LiveRun)
 	})
 }
@@ -298,6 +355,9 @@ func (e *Engine) commitKind() jobs.Kind {
 			_, err := e.transition(r.Group(), protection.CommitDone, api.StateCommitted)
 			return err
 		}},
+		e.step("autostart", func(ctx context.Context, t *task) error {
+			return e.letStart(ctx, t.group, t.group.target(), t.group.toSeat)
+		}),
 	}}
 }
 
@@ -314,11 +374,13 @@ func (e *Engine) rollbackKind() jobs.Kind {
 		}},
 		e.step("end-replicas", e.endAllLive),
 		e.step("source-on", func(ctx context.Context, t *task) error {
-			for i := 0; t.group.Stopped && i < len(t.group.Members); i++ {
-				from, _ := t.group.Members[i].seats(t.group.Reversed)
-				if err := e.startSource(ctx, t, from.VM); err != nil {
+			if t.group.Stopped {
+				if err := e.startSources(ctx, t); err != nil {
 					return err
 				}
+			}
+			if err := e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat); err != nil {
+				return err
 			}
 			// Only after the last one: a death in between must not leave the others off.
 			_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
@@ -326,7 +388,7 @@ func (e *Engine) rollbackKind() jobs.Kind {
 		}),
 		{Name: "done", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.RollbackDone, api.StateProtected)
-			return err
+			return errors.Join(err, e.calm(r.Group(), api.AlertSplitBrain), e.calm(r.Group(), api.AlertDiverged))
 		}},
 	}}
 }

@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -170,28 +171,30 @@ func (w *world) machine2(name string) string {
 	return id
 }
 
-// sameAtTarget reads the newest point of a group's first member through the driver and compares it with a machine at
-// home whose guest has not written since.
-func (w *world) sameAtTarget(g api.Group, vm string) {
+// sameAtTarget reads the newest point of a group's members through the driver and compares each with its machine at
+// home, whose guest has not written since.
+func (w *world) sameAtTarget(g api.Group, vms ...string) {
 	w.t.Helper()
 	ctx := w.t.Context()
 	about, err := w.engine.About(ctx)
 	require.NoError(w.t, err)
-	replica, err := w.away.Connect(about.Appliance).(hypervisors.Target).Replica(ctx, g.Members[0].ReplicaID)
-	require.NoError(w.t, err)
 	points := w.points(g.ID)
-	reader, err := replica.Open(ctx, points[len(points)-1].ID)
-	require.NoError(w.t, err)
-	defer reader.Close()
-	live := w.home.Disks(vm)
-	require.Equal(w.t, len(live), len(reader.Disks()))
-	for i, d := range reader.Disks() {
-		require.Equal(w.t, live[i].Size(), d.Size())
-		a, b := make([]byte, d.Size()), make([]byte, d.Size())
-		_, err := d.ReadAt(a, 0)
+	for i, vm := range vms {
+		replica, err := w.away.Connect(about.Appliance).(hypervisors.Target).Replica(ctx, g.Members[i].ReplicaID)
 		require.NoError(w.t, err)
-		_, err = live[i].ReadAt(b, 0)
+		reader, err := replica.Open(ctx, points[len(points)-1].ID)
 		require.NoError(w.t, err)
-		require.Equal(w.t, b, a, "disk %s", d.ID())
+		defer reader.Close()
+		live := w.home.Disks(vm)
+		require.Equal(w.t, len(live), len(reader.Disks()))
+		for i, d := range reader.Disks() {
+			require.Equal(w.t, live[i].Size(), d.Size())
+			a, b := make([]byte, d.Size()), make([]byte, d.Size())
+			_, err := d.ReadAt(a, 0)
+			require.NoError(w.t, err)
+			_, err = live[i].ReadAt(b, 0)
+			require.NoError(w.t, err)
+			require.True(w.t, bytes.Equal(b, a), "disk %s", d.ID())
+		}
 	}
 }

@@ -14,6 +14,9 @@ import (
 // Reprotect swaps the roles after a committed failover: the machines that were production become replicas, and the
 // difference between them and production travels back, found by comparing hashes.
 func (e *Engine) Reprotect(ctx context.Context, ref string) (api.Job, error) {
+	if err := e.canOverwrite(ref); err != nil {
+		return api.Job{}, err
+	}
 	return e.order(ctx, ref, protection.OrderReprotect, work{})
 }
 
@@ -34,18 +37,35 @@ func (e *Engine) reprotectKind() jobs.Kind {
 	}
 }
 
+// canOverwrite refuses an order that would overwrite what nobody gave up.
+func (e *Engine) canOverwrite(ref string) error {
+	g, err := e.group(ref)
+	if err != nil {
+		return err
+	}
+	return e.overwritable(g)
+}
+
 // adoptSource makes replicas of the machines that were the source until now. They must be off; their disks are not
 // written. There is nothing to undo: adopting again finds what is there.
 func (e *Engine) adoptSource(ctx context.Context, t *task) error {
+	e.pay(ctx, t.group.ID)
 	target, err := e.target(ctx, t.group.source().Host)
 	if err != nil {
+		return err
+	}
+	if err := e.overwritable(t.group); err != nil { // seen since the order was given
 		return err
 	}
 	for i := range t.group.Members {
 		from, _ := t.group.Members[i].seats(t.group.Reversed)
 		_, err := target.Adopt(ctx, hypervisors.AdoptSpec{ID: from.Replica, VM: from.VM, Storage: t.group.source().Storage})
 		if errors.Is(err, hypervisors.ErrRunning) {
-			return &api.Error{Code: api.CodeConflict, Err: err, Hint: "Turn it off there: its replica is production now.",
+			// It may be off again before anybody else looks, and must not be overwritten then.
+			if _, err := e.update(t.group.ID, func(g *group) error { g.Members[i].Ran = true; return nil }); err != nil {
+				return err
+			}
+			return &api.Error{Code: api.CodeConflict, Err: err, Hint: "Its replica is production now: order fence to turn it off there and give up what it wrote.",
 				Message: fmt.Sprintf("machine %s runs on both sides", t.group.Members[i].Name)}
 		}
 		if err != nil {
@@ -58,6 +78,9 @@ func (e *Engine) adoptSource(ctx context.Context, t *task) error {
 // Failback brings the machines home: reprotect where that has not been done, a planned failover to where they came
 // from, and protection in the first direction again. Only differences travel, both ways.
 func (e *Engine) Failback(ctx context.Context, ref string) (api.Job, error) {
+	if err := e.canOverwrite(ref); err != nil {
+		return api.Job{}, err
+	}
 	return e.order(ctx, ref, protection.OrderFailback, work{})
 }
 
@@ -88,6 +111,9 @@ func (e *Engine) failbackKind() jobs.Kind {
 			e.step("start", e.startHome),
 			e.step("checks", e.checkHome),
 			e.step("turn", e.turnHome),
+			e.step("autostart", func(ctx context.Context, t *task) error {
+				return e.letStart(ctx, t.group, t.group.Home, func(m *member) *seat { return &m.Home })
+			}),
 			e.copyStep("protect"),
 			// Only now, with a point of the new direction committed, what the replicas wrote as production may go: until
 			// then their disks were the only other copy.
@@ -96,8 +122,11 @@ func (e *Engine) failbackKind() jobs.Kind {
 		Undos: undos{
 			"revert":    e.revert(protection.FailbackFailed, api.StateFailingBack),
 			"source-on": e.undo(e.sourceOn),
-			"adopt":     e.undo(e.readopt),
-			"home-off":  e.undo(e.homeOff),
+			"autostart": e.undo(func(ctx context.Context, t *task, _ string) error {
+				return e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat)
+			}),
+			"adopt":    e.undo(e.readopt),
+			"home-off": e.undo(e.homeOff),
 		},
 	}
 }
@@ -130,6 +159,10 @@ func (e *Engine) homeCopy(name string) jobs.Step {
 func (e *Engine) settleHome(ctx context.Context, t *task) error {
 	target, err := e.target(ctx, t.group.Home.Host)
 	if err != nil {
+		return err
+	}
+	// Before they go, so that none is offered that is gone. When nothing comes of it, the next cycle learns of them again.
+	if _, err := e.update(t.group.ID, func(g *group) error { g.Points = nil; return nil }); err != nil {
 		return err
 	}
 	for _, m := range t.group.Members {
@@ -169,15 +202,17 @@ func (e *Engine) startHome(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range t.group.Members {
+	for _, m := range t.group.Members { // before they start together, and so in their order
 		if err := t.Undo("home-off", m.Home.VM); err != nil {
 			return err
 		}
-		if err := power.Start(ctx, m.Home.VM); err != nil {
-			return fmt.Errorf("start %s at home: %w", m.Name, err)
-		}
 	}
-	return nil
+	return e.together(ctx, t.group, t.group.Home.Host, func(ctx context.Context, i int) error {
+		if err := power.Start(ctx, t.group.Members[i].Home.VM); err != nil {
+			return fmt.Errorf("start at home: %w", err)
+		}
+		return nil
+	})
 }
 
 // homeOff is the undo of starting a machine at home.
@@ -201,13 +236,16 @@ func (e *Engine) checkHome(ctx context.Context, t *task) error {
 
 // turnHome makes home production again: from here on there is no way back but another failover.
 func (e *Engine) turnHome(_ context.Context, t *task) error {
-	if _, err := e.transition(t.group.ID, protection.FailbackDone, api.StateProtected, api.StateMirroring); err != nil {
-		return err
-	}
-	if _, err := e.update(t.group.ID, func(g *group) error {
+	_, err := e.update(t.group.ID, func(g *group) error { // at once: what was turned must not be undone
+		if g.State == api.StateFailingBack {
+			if err := g.apply(protection.FailbackDone); err != nil {
+				return err
+			}
+		}
 		g.OtherPoints, g.Stopped = nil, false
 		return nil
-	}); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	return t.Forgive()
@@ -254,6 +292,7 @@ func (e *Engine) removeKind() jobs.Kind {
 // forgetTracking gives up change tracking at the source. A source that cannot be reached does not keep a group from
 // being removed: the next clean of that host finds what is left.
 func (e *Engine) forgetTracking(ctx context.Context, t *task) error {
+	e.pay(ctx, t.group.ID)
 	source, err := e.source(ctx, t.group.source().Host)
 	for i := 0; err == nil && i < len(t.group.Members); i++ {
 		from, _ := t.group.Members[i].seats(t.group.Reversed)

@@ -123,59 +123,6 @@ func TestTargetFull(t *testing.T) {
 	w.sameAtTarget(g, vm)
 }
 
-// TestLyingTracking is found by the verification of a cycle, and repaired by the next one.
-func TestLyingTracking(t *testing.T) {
-	w := newWorld(t)
-	vm := w.machine("web")
-	g := w.protect(spec("shop", "web"))
-	w.write(w.home, vm, 30)
-	require.NoError(t, w.home.Corrupt(vm, "vda", 7*mib, []byte("nobody was told")))
-	j, err := w.engine.SyncNow(t.Context(), "shop")
-	require.NoError(t, err)
-	j = w.wait(j.ID)
-	require.Equal(t, api.JobFailed, j.State)
-	require.Contains(t, j.Error, "not identical")
-	require.Len(t, w.points("shop"), 1)
-	w.done(w.engine.SyncNow(t.Context(), "shop"))
-	require.Equal(t, "difference", w.points("shop")[1].Kind)
-	w.sameAtTarget(g, vm)
-}
-
-// TestSplitBrain starts the source by hand after a failover: it is noticed, and reprotect refuses.
-func TestSplitBrain(t *testing.T) {
-	w := newWorld(t)
-	vm := w.machine("web")
-	g := w.protect(spec("shop", "web"))
-	require.NoError(t, w.home.Crash(vm))
-	w.done(w.engine.Failover(t.Context(), "shop", api.FailoverOrder{}))
-	w.done(w.engine.Commit(t.Context(), "shop"))
-	require.NoError(t, w.home.Start(vm))
-	w.engine.Guard(t.Context())
-	require.Contains(t, w.group("shop").Problem, "split brain")
-	j, err := w.engine.Reprotect(t.Context(), "shop")
-	require.NoError(t, err)
-	j = w.wait(j.ID)
-	require.Equal(t, api.JobFailed, j.State)
-	require.Contains(t, j.Error, "both sides")
-	require.Equal(t, api.StateCommitted, w.group("shop").State)
-	require.True(t, w.running(w.away, g.Members[0].TargetVM))
-}
-
-// TestStrayReplica is started by hand: its points stay what they are, and the user is told.
-func TestStrayReplica(t *testing.T) {
-	w := newWorld(t)
-	vm := w.machine("web")
-	g := w.protect(spec("shop", "web"))
-	require.NoError(t, w.away.Start(g.Members[0].TargetVM))
-	w.write(w.away, g.Members[0].TargetVM, 10)
-	w.write(w.home, vm, 5)
-	j, err := w.engine.SyncNow(t.Context(), "shop")
-	require.NoError(t, err)
-	w.wait(j.ID)
-	w.sameAtTarget(g, vm)
-	require.Contains(t, w.group("shop").Members[0].Problem, "started by hand")
-}
-
 // TestLateNotice orders a failover before the hypervisor has noticed that the machine died.
 func TestLateNotice(t *testing.T) {
 	w := newWorld(t)
@@ -258,15 +205,35 @@ func TestFailedFailback(t *testing.T) {
 			require.Equal(t, api.JobFailed, w.wait(j.ID).State)
 			require.True(t, w.running(w.away, away))
 			require.False(t, w.running(w.home, vm))
+			w.offersOnlyWhatIsHeld(w.home, g.Members[0].ReplicaID+"-home")
 			last := w.write(w.away, away, 10)
 			if w.group("shop").State == api.StateMirroring { // the schedule would
 				w.done(w.engine.SyncNow(t.Context(), "shop"))
+				require.Len(t, w.away.Tracked(away), 1, "the tracking of what was lost")
 			}
 			w.done(w.engine.Failback(t.Context(), "shop"))
 			require.Equal(t, last, w.records(w.home, vm))
 			require.True(t, w.running(w.home, vm))
 			w.clean()
 		})
+	}
+}
+
+// offersOnlyWhatIsHeld expects that the points of the group are at its target.
+func (w *world) offersOnlyWhatIsHeld(target *fake.Hypervisor, id string) {
+	w.t.Helper()
+	about, err := w.engine.About(w.t.Context())
+	require.NoError(w.t, err)
+	replica, err := target.Connect(about.Appliance).(hypervisors.Target).Replica(w.t.Context(), id)
+	require.NoError(w.t, err)
+	status, err := replica.Status(w.t.Context())
+	require.NoError(w.t, err)
+	held := []string{}
+	for _, p := range status.Points {
+		held = append(held, p.ID)
+	}
+	for _, p := range w.points("shop") {
+		require.Contains(w.t, held, p.ID)
 	}
 }
 
