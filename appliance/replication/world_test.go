@@ -37,22 +37,23 @@ type world struct {
 	home, away   *fake.Hypervisor
 	path         string
 	faults       map[string]*hypervisortest.Faults // by host
-	kill         func(job, step, phase string)
+	kill         func(kind, step, phase string)
 	dead         atomic.Bool // cut off from the world, see cut
 	db           *store.DB
 	engine       *replication.Engine
 	shutdownTime time.Duration
 	noticeTime   time.Duration
+	atOnce       int
 
 	mu  sync.Mutex
 	now time.Time
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, away ...fake.Option) *world {
 	w := &world{t: t, path: filepath.Join(memory(t), "state.db"), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		faults: map[string]*hypervisortest.Faults{"home": hypervisortest.NewFaults(t), "away": hypervisortest.NewFaults(t)}}
 	w.home = fake.New("home", w.clock, fake.WithNetwork("lan"))
-	w.away = fake.New("away", w.clock, fake.WithNetwork("lan"))
+	w.away = fake.New("away", w.clock, append(away, fake.WithNetwork("lan"))...)
 	w.start()
 	t.Cleanup(w.stop)
 	w.addHost("home")
@@ -101,10 +102,10 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.dead.Store(false)
 	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, &w.dead}, Bus: store.NewBus(db, w.clock, log),
-		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(),
-		KillPoint: func(job, step, phase string) {
+		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce,
+		KillPoint: func(kind, step, phase string) {
 			if w.kill != nil {
-				w.kill(job, step, phase)
+				w.kill(kind, step, phase)
 			}
 		}})
 	require.NoError(w.t, err)
