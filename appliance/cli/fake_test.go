@@ -85,7 +85,20 @@ func someGroup() api.Group {
 				{Kind: "running", Passed: true, Seconds: 1}, {Kind: "http", Passed: false, Message: "connection refused", Seconds: 300}}},
 			{Name: "web1"},
 		}},
+		Verification: &api.Verification{ID: "j0", State: "repaired", Started: *ago(3 * time.Hour), Ended: ago(2 * time.Hour), Points: []string{"p0"},
+			BlocksCompared: 163840, BytesCompared: 10 << 30, BlocksDifferent: 1, BytesDifferent: 65536, Suspect: []string{"p1"}, Repaired: "p2",
+			Problem: "replica is not identical to the frozen moment",
+			Machines: []api.VerifiedMachine{{Machine: "db1", Disks: []api.VerifiedDisk{
+				{ID: "vda", Size: 10 << 30, BytesCompared: 10 << 30, BytesDifferent: 65536, BytesDamaged: 65536, Ranges: []api.Range{{Offset: 1 << 20, Length: 65536}}}}}}},
 	}
+}
+
+// splitGroup runs on both sides.
+func splitGroup() api.Group {
+	g := someGroup()
+	g.Name, g.State, g.Problem = "split", api.StateFailedOver, "started, but web1: http: connection refused"
+	g.Alerts = []api.Alert{{Kind: api.AlertSplitBrain, Since: *ago(time.Minute), Message: "split brain: db1 runs on kvm1 although it was failed over to kvm2", Hint: "Order fence."}}
+	return g
 }
 
 func someJob(state api.JobState) api.Job {
@@ -154,13 +167,17 @@ func (f *appliance) ListGroups(context.Context) ([]api.Group, error) {
 	fresh := someGroup()
 	fresh.Name, fresh.State, fresh.RPO, fresh.Points = "mail", api.StateMirroring, api.RPOStatus{}, 0
 	fresh.Reversed, fresh.Paused, fresh.Problem = true, true, "host kvm2 cannot be reached"
-	return []api.Group{f.group, fresh}, f.err
+	split := splitGroup()
+	return []api.Group{f.group, fresh, split}, f.err
 }
 
 func (f *appliance) GetGroup(_ context.Context, id string) (api.Group, error) {
 	g := f.group
+	if id == "split" {
+		g = splitGroup()
+	}
 	if id == "untested" {
-		g.Test = nil
+		g.Test, g.Verification = nil, nil
 	}
 	return g, f.check(id)
 }
@@ -178,7 +195,7 @@ func (f *appliance) ListPoints(_ context.Context, group string) ([]api.Point, er
 	}
 	return []api.Point{
 		{ID: "p2", Taken: *ago(12 * time.Second), Consistency: "crash", Kind: "incremental", BytesRead: 5 << 20, BytesWritten: 4500, Seconds: 1.26, Verified: true},
-		{ID: "p1", Taken: *ago(26 * time.Hour), Consistency: "application", Kind: "full", BytesRead: 10 << 30, BytesWritten: 2 << 30, Seconds: 90},
+		{ID: "p1", Suspect: "disk vda of db1: 65536 bytes changed at the target after they were written", Taken: *ago(26 * time.Hour), Consistency: "application", Kind: "full", BytesRead: 10 << 30, BytesWritten: 2 << 30, Seconds: 90},
 	}, f.check(group)
 }
 
@@ -192,6 +209,14 @@ func (f *appliance) RemoveGroup(_ context.Context, id string, deleteReplicas boo
 
 func (f *appliance) SyncNow(_ context.Context, group string) (api.Job, error) {
 	return f.order("sync", group)
+}
+
+func (f *appliance) Verify(_ context.Context, group string) (api.Job, error) {
+	return f.order("verify", group)
+}
+
+func (f *appliance) Fence(_ context.Context, group string) (api.Job, error) {
+	return f.order("fence", group)
 }
 
 func (f *appliance) Pause(_ context.Context, group string) (api.Group, error) {

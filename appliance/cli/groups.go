@@ -25,7 +25,7 @@ func (a *app) groups() *cobra.Command {
 				for _, g := range groups {
 					from, to := sides(g)
 					t.row(g.Name, stateOf(g), from, to, len(g.Machines), g.Points, seconds(float64(g.Policy.RPOSeconds)),
-						newestAge(g), yesNo(g.RPO.Met), g.Problem)
+						newestAge(g), yesNo(g.RPO.Met), trouble(g))
 				}
 				t.flush()
 			})
@@ -151,11 +151,31 @@ func (a *app) showGroup(g api.Group) error {
 			t.row(m.Name, orDash(m.SourceVM), orDash(m.TargetVM), m.Problem)
 		}
 		t.flush()
+		if len(g.Alerts) > 0 {
+			fmt.Fprintln(w)
+			t := newTable(w, "ALERT", "SINCE", "WHAT", "WHAT TO DO")
+			for _, alert := range g.Alerts {
+				t.row(alert.Kind, stamp(alert.Since), alert.Message, alert.Hint)
+			}
+			t.flush()
+		}
+		if g.Verification != nil {
+			fmt.Fprintln(w)
+			writeVerification(w, *g.Verification)
+		}
 		if g.Test != nil {
 			fmt.Fprintln(w)
 			writeTest(w, *g.Test)
 		}
 	})
+}
+
+// trouble is the worst that is wrong with a group, in one line.
+func trouble(g api.Group) string {
+	if len(g.Alerts) > 0 {
+		return g.Alerts[0].Message
+	}
+	return g.Problem
 }
 
 func policyFacts(p api.Policy) []string {
@@ -167,9 +187,13 @@ func policyFacts(p api.Policy) []string {
 	if p.BandwidthMbit > 0 {
 		bandwidth = fmt.Sprintf("%d Mbit/s", p.BandwidthMbit)
 	}
+	verification := "only when ordered"
+	if p.VerifyEverySeconds > 0 {
+		verification = "every " + seconds(float64(p.VerifyEverySeconds))
+	}
 	return []string{
 		"rpo", seconds(float64(p.RPOSeconds)), "retention", retentionText(p.Retention), "consistency", consistency,
-		"group moment", yesNo(p.GroupMoment), "verify cycles", yesNo(p.VerifyCycles), "bandwidth", bandwidth,
+		"group moment", yesNo(p.GroupMoment), "verify cycles", yesNo(p.VerifyCycles), "verification", verification, "bandwidth", bandwidth,
 	}
 }
 

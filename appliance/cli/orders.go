@@ -107,17 +107,13 @@ func (a *app) failover() *cobra.Command {
 		},
 		func(cmd *cobra.Command) {
 			cmd.Flags().BoolVar(&o.Planned, "planned", false, "shut the source down and copy the rest first: nothing is lost")
-			cmd.Flags().StringVar(&o.Point, "point", "", "recovery point to start from (default: the newest)")
+			cmd.Flags().StringVar(&o.Point, "point", "", "recovery point to start from (default: the newest that is not suspect)")
 			cmd.Flags().BoolVar(&o.Force, "force", false, "turn source machines off hard that still run")
 		})
 }
 
 func (a *app) failoverPreview(ctx context.Context, c *client.Client, group string, o api.FailoverOrder) ([]string, error) {
 	g, err := c.GetGroup(ctx, group)
-	if err != nil {
-		return nil, err
-	}
-	p, err := findPoint(ctx, c, group, o.Point)
 	if err != nil {
 		return nil, err
 	}
@@ -129,13 +125,19 @@ func (a *app) failoverPreview(ctx context.Context, c *client.Client, group strin
 			"  lost:     nothing",
 			"  after:    commit or roll back"), nil
 	}
+	p, err := findPoint(ctx, c, group, o.Point)
+	if err != nil {
+		return nil, err
+	}
 	source := fmt.Sprintf("refused if a machine still runs on %s", from)
 	if o.Force {
 		source = fmt.Sprintf("machines that still run on %s are turned off hard", from)
 	}
+	lines = append(lines, "  source:   "+source, "  start:    "+a.pointText(p))
+	if p.Suspect != "" {
+		lines = append(lines, "  suspect:  "+p.Suspect)
+	}
 	return append(lines,
-		"  source:   "+source,
-		"  start:    "+a.pointText(p),
 		fmt.Sprintf("  lost:     everything written since %s (%s)", stamp(p.Taken), a.age(p.Taken)),
 		"  after:    commit or roll back"), nil
 }
@@ -173,6 +175,12 @@ func (a *app) failback() *cobra.Command {
 		"differences are copied home, then the machines are shut down here and started there", (*client.Client).Failback)
 }
 
+func (a *app) fence() *cobra.Command {
+	return a.warned("fence GROUP", "Turn machines off that run although they must not",
+		"machines that run beside those that replaced them, and replicas that nobody ordered to run, are turned off hard, and what they wrote is given up",
+		(*client.Client).Fence)
+}
+
 func (a *app) test() *cobra.Command {
 	var wait waitFlags
 	var o api.TestOrder
@@ -190,7 +198,7 @@ func (a *app) test() *cobra.Command {
 			}
 			return a.showTest(ctx, c, args[0])
 		})
-	start.Flags().StringVar(&o.Point, "point", "", "recovery point to start from (default: the newest)")
+	start.Flags().StringVar(&o.Point, "point", "", "recovery point to start from (default: the newest that is not suspect)")
 	wait.add(start)
 	return family("test", "Prove that the replicas start", start,
 		a.order("end GROUP", "End the test and clean up; only then has it passed", (*client.Client).EndTest),

@@ -33,17 +33,17 @@ func (a *app) pointList(use string) *cobra.Command {
 			return err
 		}
 		return a.show(points, func(w io.Writer) {
-			t := newTable(w, "POINT", "TAKEN", "AGE", "KIND", "CONSISTENCY", "READ", "WRITTEN", "TOOK", "VERIFIED")
+			t := newTable(w, "POINT", "TAKEN", "AGE", "KIND", "CONSISTENCY", "READ", "WRITTEN", "TOOK", "VERIFIED", "SUSPECT")
 			for _, p := range points {
 				t.row(p.ID, stamp(p.Taken), a.age(p.Taken), p.Kind, p.Consistency, size(p.BytesRead), size(p.BytesWritten),
-					fmt.Sprintf("%.1fs", p.Seconds), yesNo(p.Verified))
+					fmt.Sprintf("%.1fs", p.Seconds), yesNo(p.Verified), p.Suspect)
 			}
 			t.flush()
 		})
 	})
 }
 
-// findPoint gives the named point, or the newest one when id is empty.
+// findPoint gives the named point, or the newest one that is not suspect when id is empty.
 func findPoint(ctx context.Context, c *client.Client, group, id string) (api.Point, error) {
 	points, err := c.ListPoints(ctx, group)
 	if err != nil {
@@ -51,13 +51,16 @@ func findPoint(ctx context.Context, c *client.Client, group, id string) (api.Poi
 	}
 	var found *api.Point
 	for i, p := range points {
-		if id == "" && (found == nil || p.Taken.After(found.Taken)) || p.ID == id {
+		if id == "" && p.Suspect == "" && (found == nil || p.Taken.After(found.Taken)) || p.ID == id {
 			found = &points[i]
 		}
 	}
 	switch {
 	case found != nil:
 		return *found, nil
+	case id == "" && len(points) > 0:
+		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the next cycle, which compares everything, or name one of them.",
+			"all points of group %s are suspect", group)
 	case id == "":
 		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the first mirror.", "group %s has no recovery point yet", group)
 	}

@@ -14,7 +14,7 @@ import (
 
 // policyFlags are the flags that make or change a policy.
 type policyFlags struct {
-	rpo                 duration
+	rpo, verifyEvery    duration
 	retention           string
 	consistency         string
 	groupMoment, verify bool
@@ -29,6 +29,7 @@ func (p *policyFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&p.consistency, "consistency", "", "crash, or application to ask the guests to quiesce")
 	flags.BoolVar(&p.groupMoment, "group-moment", false, "one moment over all machines, which hold still for an instant")
 	flags.BoolVar(&p.verify, "verify", false, "read both sides in full in every cycle and compare")
+	flags.Var(&p.verifyEvery, "verify-every", "how often a verification compares the whole replicas with their sources, beside the cycles; 0 means only when ordered (default for a new group: 7d)")
 	flags.IntVar(&p.bandwidth, "bandwidth", 0, "bound for the copies of this group in Mbit/s")
 }
 
@@ -40,6 +41,7 @@ func (p *policyFlags) apply(policy *api.Policy) (changed bool, err error) {
 		"consistency":  func() { policy.Consistency = p.consistency },
 		"group-moment": func() { policy.GroupMoment = p.groupMoment },
 		"verify":       func() { policy.VerifyCycles = p.verify },
+		"verify-every": func() { policy.VerifyEverySeconds = p.verifyEvery.seconds },
 		"bandwidth":    func() { policy.BandwidthMbit = p.bandwidth },
 	} {
 		if p.flags.Changed(name) {
@@ -72,12 +74,16 @@ func (s *specFlags) add(flags *pflag.FlagSet) {
 	s.policy.add(flags)
 }
 
-// defaultRPO is for groups whose maker does not say.
-const defaultRPO = 60
+// The RPO and the verification of groups whose maker does not say: a minute, and each week. Silent damage is found while
+// there are points from before it, at the price of one full read.
+const (
+	defaultRPO         = 60
+	defaultVerifyEvery = 7 * 24 * 3600
+)
 
 // spec is the group of the given name.
 func (s *specFlags) spec(name string, in io.Reader) (api.GroupSpec, error) {
-	spec := api.GroupSpec{Policy: api.Policy{RPOSeconds: defaultRPO}}
+	spec := api.GroupSpec{Policy: api.Policy{RPOSeconds: defaultRPO, VerifyEverySeconds: defaultVerifyEvery}}
 	if s.file != "" {
 		if err := readSpec(s.file, in, &spec); err != nil {
 			return spec, err
