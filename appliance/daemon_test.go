@@ -28,6 +28,9 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if dir := os.Getenv(victimVariable); dir != "" {
+		return serveVictim(dir)
+	}
 	dir, err := os.MkdirTemp("", "understudy-test-")
 	if err == nil {
 		defer os.RemoveAll(dir)
@@ -40,7 +43,11 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "build understudy:", err)
 		return 1
 	}
-	return m.Run()
+	code := m.Run()
+	if crashAll() {
+		kills.print(code != 0)
+	}
+	return code
 }
 
 // daemon is `understudy serve` over one data directory; it can be killed and started again.
@@ -55,10 +62,16 @@ type daemon struct {
 
 func newDaemon(t *testing.T) *daemon {
 	t.Helper()
+	return newDaemonIn(t, t.TempDir())
+}
+
+// newDaemonIn starts a daemon on a data directory.
+func newDaemonIn(t *testing.T, dir string) *daemon {
+	t.Helper()
 	runtime.LockOSThread() // Pdeathsig strikes when the thread that started the daemon ends
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	d := &daemon{t: t, dir: t.TempDir(), listen: listener.Addr().String()}
+	d := &daemon{t: t, dir: dir, listen: listener.Addr().String()}
 	require.NoError(t, listener.Close())
 	t.Cleanup(func() {
 		d.signal(syscall.SIGTERM)

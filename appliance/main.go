@@ -19,7 +19,7 @@ func main() {
 	defer stop()
 	root := cli.New(os.Stdout, os.Stderr, os.Stdin)
 	root.Version = version
-	root.AddCommand(serveCommand())
+	root.AddCommand(serveCommand(serveOptions{}))
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(cli.ExitCode(err))

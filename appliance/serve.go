@@ -24,10 +24,11 @@ type serveOptions struct {
 	dataDir string
 	listen  string
 	debug   bool
+	// killPoint is only set by tests, see replication.Options.
+	killPoint func(kind, step, phase string)
 }
 
-func serveCommand() *cobra.Command {
-	var o serveOptions
+func serveCommand(o serveOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the appliance",
@@ -76,6 +77,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 
 	engine, err := replication.New(ctx, replication.Options{
 		Store: db, Bus: store.NewBus(db, time.Now, log), Connect: connector(log), Version: version, Log: log,
+		KillPoint: o.killPoint,
 	})
 	if err != nil {
 		return err

@@ -14,7 +14,8 @@ import (
 )
 
 // TestKilledDaemon kills the real daemon in a mirror, a cycle, a test failover and a failback, on real hosts with a
-// guest that writes, and starts it again. Each ends well, and in the end the guest finds every record it ever wrote.
+// guest that writes, and starts it again; verifications that find something and a source that is started by hand come
+// between. Each ends well, and in the end the guest finds every record it ever wrote.
 func TestKilledDaemon(t *testing.T) {
 	ctx := t.Context()
 	l, err := lab.Start(ctx, lab.Options{Log: slog.New(slog.DiscardHandler)})
@@ -52,14 +53,20 @@ func TestKilledDaemon(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "passed", g.Test.State, g.Test.Problem)
 
+	d.verifies(t, l, guest)
+	_, err = l.Source.Virsh(ctx, "autostart", guest.Name)
+	require.NoError(t, err)
 	d.succeeded(d.Failover(ctx, "web", api.FailoverOrder{Planned: true}))
 	d.succeeded(d.Commit(ctx, "web"))
+	d.splits(t, l, guest)
 	require.NoError(t, l.Target.WaitSeq(ctx, guest.Addr, 50))
 	d.killAt(func() (api.Job, error) { return d.Failback(ctx, "web") }, at("settle"))
 	g, err = d.GetGroup(ctx, "web")
 	require.NoError(t, err)
 	require.Equal(t, api.StateProtected, g.State, g.Problem)
 	require.False(t, g.Reversed)
+	require.True(t, autostarts(t, l.Source, guest.Name))
+	require.False(t, autostarts(t, l.Target, guest.Name))
 
 	status, err := l.Source.WaitStatus(ctx, guest.Addr)
 	require.NoError(t, err)

@@ -1,0 +1,20 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"understudy/hypervisors"
+)
+
+// ServeVictim is the daemon as it is, but that it stops at kill points and knows one more driver, by the scheme "fake".
+func ServeVictim(ctx context.Context, args []string, killPoint func(kind, step, phase string),
+	fake func(ctx context.Context, uri, owner string) (hypervisors.Host, error),
+) error {
+	drivers["fake"] = func(ctx context.Context, uri, owner string, _ *slog.Logger) (hypervisors.Host, error) {
+		return fake(ctx, uri, owner)
+	}
+	cmd := serveCommand(serveOptions{killPoint: killPoint})
+	cmd.SetArgs(args)
+	return cmd.ExecuteContext(ctx)
+}
