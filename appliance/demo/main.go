@@ -15,10 +15,11 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime"
+	"path/filepath"
 	"syscall"
 	"time"
 
+	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 )
 
@@ -33,8 +34,6 @@ type options struct {
 }
 
 func main() {
-	// The daemon is tied to the life of the thread that starts it, so that it cannot outlive a demo that is killed.
-	runtime.LockOSThread()
 	var o options
 	flag.BoolVar(&o.headless, "headless", false, "end after the walk, and print the figures as JSON")
 	flag.StringVar(&o.understudy, "understudy", "bin/understudy", "the appliance's program")
@@ -105,41 +104,50 @@ func show(ctx context.Context, o options, f *figures) (err error) {
 		err = errors.Join(err, w.lab.Close(ctx))
 		f.Leftovers = append(f.Leftovers, w.lab.Leftovers()...)
 	}()
-	d, err := startDaemon(ctx, o, w.lab)
+	d, err := rig.New(filepath.Join(w.lab.Dir, "appliance"), o.understudy)
 	if err != nil {
 		return err
 	}
+	if err := d.Start(ctx); err != nil {
+		return errors.Join(err, d.Stop(ctx))
+	}
 	defer func() {
 		if err != nil && ctx.Err() == nil {
-			w.say("the appliance's last words:\n%s", d.lastWords())
+			w.say("the appliance's last words:\n%s", d.LastWords())
 			for _, h := range []*lab.Host{w.lab.Source, w.lab.Target} {
 				w.say("last words of libvirt on %s:\n%s", h.Name, h.LastWords())
 			}
 		}
-		err = errors.Join(err, d.stop(ctx))
-		f.Leftovers = append(f.Leftovers, d.leftovers()...)
-		f.Leftovers = append(f.Leftovers, strangers(w.lab)...)
+		err = errors.Join(err, d.Stop(ctx))
+		f.Leftovers = append(f.Leftovers, d.Leftovers()...)
+		f.Leftovers = append(f.Leftovers, rig.Strangers(w.lab)...)
 	}()
-	w.api = d.client
+	w.api = d.Client
 	if err := w.run(ctx); err != nil {
 		return err
 	}
 	if o.headless {
 		return nil
 	}
-	d.tellHow(o)
+	tellHow(d, o)
 	<-ctx.Done()
 	w.say("cleaning up")
 	return nil
 }
 
-// strangers are what the appliance left running in the hosts. What it runs there notices its end within seconds and ends
-// too, so those get a little time.
-func strangers(l *lab.Lab) []string {
-	const grace = 20 * time.Second
-	for deadline := time.Now().Add(grace); ; time.Sleep(200 * time.Millisecond) {
-		if found := l.Strangers(); len(found) == 0 || time.Now().After(deadline) {
-			return found
-		}
+// tellHow says how to go on by hand.
+func tellHow(d *rig.Daemon, o options) {
+	program, err := filepath.Abs(o.understudy)
+	if err != nil {
+		program = o.understudy
 	}
+	fmt.Printf(`
+Everything stays up until Ctrl-C. In another terminal:
+
+  export UNDERSTUDY_URL=%s UNDERSTUDY_TOKEN_FILE=%s UNDERSTUDY_CA=%s
+  %s groups list
+  %s --help
+
+The appliance's log is %s.
+`, d.URL(), d.Token(), d.Certificate(), program, program, d.LogFile())
 }

@@ -4,72 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"understudy/api"
+	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 	"understudy/hypervisors/kvm/lab/record"
 )
 
 const block = 64 << 10 // the unit in which differences travel
-
-// disks are the contents of both disks of the machine at one moment.
-type disks [2]*lab.Image
-
-func (d disks) close() {
-	for _, img := range d {
-		if img != nil {
-			_ = img.Close() // a copy of ours, gone with the lab at the latest
-		}
-	}
-}
-
-func readDisks(ctx context.Context, h *lab.Host, files [2]string) (disks, error) {
-	var d disks
-	for i, name := range files {
-		img, err := h.ReadImage(ctx, name)
-		if err != nil {
-			d.close()
-			return disks{}, err
-		}
-		d[i] = img
-	}
-	return d, nil
-}
-
-// check proves that the records of both disks are of one moment and whole, and returns the number of the newest.
-func (d disks) check() (uint64, error) {
-	r, err := record.Check(d[0], d[1])
-	if err != nil {
-		return 0, err
-	}
-	if problems := r.Problems(); len(problems) > 0 {
-		return 0, fmt.Errorf("the guest's records: %s", strings.Join(problems, "; "))
-	}
-	return r.Newest(), nil
-}
-
-// pointDisks reads a recovery point without the appliance: its files are ordinary qcow2 images.
-func (w *walk) pointDisks(ctx context.Context, id string) (disks, error) {
-	var files [2]string
-	for i, disk := range []string{"vda", "vdb"} {
-		name := disk + "." + id + ".qcow2"
-		root := w.lab.Target.Outside(w.lab.Target.Images)
-		found, err := filepath.Glob(filepath.Join(root, "*", "*", name))
-		if err != nil {
-			return disks{}, err
-		}
-		if len(found) != 1 {
-			return disks{}, fmt.Errorf("found %d files named %s at the target", len(found), name)
-		}
-		files[i] = path.Join(w.lab.Target.Images, strings.TrimPrefix(found[0], root))
-	}
-	return readDisks(ctx, w.lab.Target, files)
-}
 
 // answersFrom waits until the machine answers at the target, and proves that it woke up at exactly the given point, with
 // nothing missing.
@@ -78,12 +23,12 @@ func (w *walk) answersFrom(ctx context.Context, p api.Point) (record.Status, err
 	if err != nil {
 		return s, err
 	}
-	d, err := w.pointDisks(ctx, p.ID)
+	d, err := rig.PointDisks(ctx, w.lab.Target, p.ID)
 	if err != nil {
 		return s, err
 	}
-	defer d.close()
-	newest, err := d.check()
+	defer d.Close()
+	newest, err := d.Check()
 	if err != nil {
 		return s, fmt.Errorf("point %s: %w", p.ID, err)
 	}
@@ -103,25 +48,25 @@ func wokeAt(s record.Status, newest uint64) error {
 // failBack brings the machine home and proves that what came home is what was away. In between, production at the target
 // is off for good and its disks stand still; that is when they are read.
 func (w *walk) failBack(ctx context.Context) error {
-	old, err := machineDisks(ctx, w.lab.Source)
+	old, err := rig.MachineDisks(ctx, w.lab.Source, machine)
 	if err != nil {
 		return err
 	}
-	defer old.close()
+	defer old.Close()
 	away, err := w.lab.Target.Status(ctx, w.guest.Addr)
 	if err != nil {
 		return err
 	}
 	w.noteWrites(away)
-	var last disks // of production at the target, as it shut down
+	var last rig.Disks // of production at the target, as it shut down
 	var lastErr error
 	began := time.Now()
 	job, err := w.watchedJob(ctx, w.api.Failback, func(j api.Job) {
 		if last[0] == nil && lastErr == nil && slices.Contains([]string{"settle", "start", "checks", "turn", "protect"}, j.Step) {
-			last, lastErr = machineDisks(ctx, w.lab.Target)
+			last, lastErr = rig.MachineDisks(ctx, w.lab.Target, machine)
 		}
 	})
-	defer func() { last.close() }()
+	defer func() { last.Close() }()
 	if err := errors.Join(err, lastErr); err != nil {
 		return err
 	}
@@ -129,7 +74,7 @@ func (w *walk) failBack(ctx context.Context) error {
 	if last[0] == nil {
 		return errors.New("the disks at the target were gone before they could be read")
 	}
-	newest, err := last.check()
+	newest, err := last.Check()
 	if err != nil {
 		return err
 	}
@@ -163,32 +108,13 @@ func (w *walk) failBack(ctx context.Context) error {
 	return nil
 }
 
-// machineDisks reads the disks of the machine on a host as they are in its definition now.
-func machineDisks(ctx context.Context, h *lab.Host) (disks, error) {
-	list, err := h.Virsh(ctx, "domblklist", machine)
-	if err != nil {
-		return disks{}, err
-	}
-	var files [2]string
-	for line := range strings.Lines(list) {
-		switch f := strings.Fields(line); {
-		case len(f) != 2:
-		case f[0] == "vda":
-			files[0] = f[1]
-		case f[0] == "vdb":
-			files[1] = f[1]
-		}
-	}
-	return readDisks(ctx, h, files)
-}
-
 // compareHome compares what never changes by itself: all but what the guest wrote since it woke up at home.
-func (w *walk) compareHome(ctx context.Context, last disks) error {
-	home, err := machineDisks(ctx, w.lab.Source)
+func (w *walk) compareHome(ctx context.Context, last rig.Disks) error {
+	home, err := rig.MachineDisks(ctx, w.lab.Source, machine)
 	if err != nil {
 		return err
 	}
-	defer home.close()
+	defer home.Close()
 	for i := range home {
 		if err := lab.CompareStill(last[i], home[i], i); err != nil {
 			return fmt.Errorf("home and away: %w", err)
@@ -212,22 +138,22 @@ func (w *walk) compareAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	replica, err := w.pointDisks(ctx, points[len(points)-1].ID)
+	replica, err := rig.PointDisks(ctx, w.lab.Target, points[len(points)-1].ID)
 	if err != nil {
 		return err
 	}
-	defer replica.close()
-	home, err := machineDisks(ctx, w.lab.Source)
+	defer replica.Close()
+	home, err := rig.MachineDisks(ctx, w.lab.Source, machine)
 	if err != nil {
 		return err
 	}
-	defer home.close()
+	defer home.Close()
 	for i := range home {
 		if err := lab.Compare(ctx, home[i], replica[i]); err != nil {
 			return err
 		}
 	}
-	newest, err := home.check()
+	newest, err := home.Check()
 	if err != nil {
 		return err
 	}
