@@ -1,14 +1,13 @@
 // Command bench measures Understudy against its peers: each row is one piece of work, done by everybody in turn, in one run on
 // one machine, so that the ratios mean something. It owns its images, servers and figures; it leaves nothing behind.
 //
-//	go run ./appliance/bench            table for people, then one line of JSON
-//	go run ./appliance/bench -runs 1    a quick look
+//	go run ./appliance/bench                    every row: a table for people, and bin/bench.json
+//	go run ./appliance/bench -row P2,P3 -runs 1 a quick look at two of them
 package main
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,53 +16,67 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Row is one line of the table. Seconds are medians.
-type Row struct {
-	Row  string  `json:"row"`
-	Work string  `json:"work"`
-	Ours float64 `json:"ours"`
-	// Peers in seconds, and how much faster than each we are.
-	Peers  map[string]float64 `json:"peers"`
-	Ratios map[string]float64 `json:"ratios"`
-	Goals  map[string]float64 `json:"goals"`
-	Met    bool               `json:"met"`
+// rows is the whole table, in the order it is printed in.
+var rows = []row{
+	{"P1", mirror},
+	{"P2", incremental},
+	{"P3", idle},
+	{"P4", difference},
+	{"P6", scale},
+	{"P7", memory},
+	{"P8", rto},
 }
 
-// contender is one way to do a row's work; it is called once per run.
-type contender struct {
-	name string
-	goal float64 // how much faster than it we want to be; 0 for us
-	run  func(ctx context.Context) (time.Duration, error)
+// row is one piece of work. It makes all it needs below b.dir, measures, and leaves nothing running.
+type row struct {
+	name    string
+	measure func(ctx context.Context, b bench) ([]Figure, error)
+}
+
+// bench is what every row is given.
+type bench struct {
+	dir  string // empty, this row's own, removed afterwards
+	runs int    // of each contender
 }
 
 func main() {
 	runs := flag.Int("runs", 5, "runs of each contender")
+	only := flag.String("row", "", "rows to run, with commas between (default: all)")
 	dir := flag.String("dir", "", "where the images go, 8 GiB (default: memory if there is room, else the temporary directory)")
+	out := flag.String("json", "bin/bench.json", "write the figures here as well; empty: nowhere")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of our own part here")
+	table := flag.String("readme", "", "only print the README's table of the figures in this JSON file")
+	// Two rows call this program again for a part of their work that is measured as a process of its own.
+	mirrorDir := flag.String("mirror", "", "only mirror between the sockets in this folder, for row P7")
+	machines := flag.Int("appliance", 0, "only be the appliance of row P6, with so many machines")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx, *dir, *runs, *profile); err != nil {
+	work := func() error { return run(ctx, *dir, *runs, *only, *out, *profile) }
+	switch {
+	case *table != "":
+		work = func() error { return readme(os.Stdout, *table) }
+	case *mirrorDir != "":
+		work = func() error { return mirrorOnly(ctx, *mirrorDir) }
+	case *machines > 0:
+		work = func() error { return beAppliance(ctx, *dir, *machines) }
+	}
+	if err := work(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, dir string, runs int, profile string) error {
-	if dir == "" {
-		dir = roomy()
-	}
-	dir, err := os.MkdirTemp(dir, "bench")
+func run(ctx context.Context, dir string, runs int, only, out, profile string) (err error) {
+	chosen, err := choose(only)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -75,11 +88,52 @@ func bench(ctx context.Context, dir string, runs int, profile string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	row, err := mirror(ctx, dir, runs)
-	if err != nil {
-		return err
+	if dir == "" {
+		dir = roomy()
 	}
-	return print([]Row{row})
+	var figures []Figure
+	for _, r := range chosen {
+		// A row that fails must not take the figures of the others with it.
+		more, failed := one(ctx, r, dir, runs)
+		figures, err = append(figures, more...), errors.Join(err, failed)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	print(figures)
+	return errors.Join(err, save(out, figures))
+}
+
+func one(ctx context.Context, r row, dir string, runs int) ([]Figure, error) {
+	dir, err := os.MkdirTemp(dir, "bench")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	figures, err := r.measure(ctx, bench{dir: dir, runs: runs})
+	for i := range figures {
+		figures[i].Row = r.name
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", r.name, err)
+	}
+	return figures, err
+}
+
+// choose finds the rows that were asked for by name.
+func choose(only string) ([]row, error) {
+	if only == "" {
+		return rows, nil
+	}
+	var chosen []row
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.IndexFunc(rows, func(r row) bool { return strings.EqualFold(r.name, strings.TrimSpace(name)) })
+		if i < 0 {
+			return nil, fmt.Errorf("there is no row %q", name)
+		}
+		chosen = append(chosen, rows[i])
+	}
+	return chosen, nil
 }
 
 // roomy prefers memory, where the software is measured and not the disk below it.
@@ -89,49 +143,4 @@ func roomy() string {
 		return "/dev/shm"
 	}
 	return os.TempDir()
-}
-
-// measure lets the contenders take turns, the first being us, and compares medians.
-func measure(ctx context.Context, name, work string, runs int, all []contender) (Row, error) {
-	times := make([][]float64, len(all))
-	for run := range runs {
-		for i, c := range all {
-			took, err := c.run(ctx)
-			if err != nil {
-				return Row{}, fmt.Errorf("%s: %s: %w", name, c.name, err)
-			}
-			fmt.Fprintf(os.Stderr, "%s run %d of %d: %-22s %6.3f s\n", name, run+1, runs, c.name, took.Seconds())
-			times[i] = append(times[i], took.Seconds())
-		}
-	}
-	row := Row{
-		Row: name, Work: work, Ours: median(times[0]), Met: true,
-		Peers: map[string]float64{}, Ratios: map[string]float64{}, Goals: map[string]float64{},
-	}
-	for i, c := range all[1:] {
-		peer := median(times[i+1])
-		row.Peers[c.name], row.Ratios[c.name], row.Goals[c.name] = peer, peer/row.Ours, c.goal
-		row.Met = row.Met && row.Ratios[c.name] >= c.goal
-	}
-	return row, nil
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-}
-
-func print(rows []Row) error {
-	fmt.Printf("%-4s %-44s %9s  %-22s %9s %7s %7s\n", "row", "work", "ours", "peer", "peer's", "ratio", "goal")
-	for _, r := range rows {
-		peers := make([]string, 0, len(r.Peers))
-		for p := range r.Peers {
-			peers = append(peers, p)
-		}
-		slices.SortFunc(peers, func(a, b string) int { return cmp.Or(cmp.Compare(r.Peers[a], r.Peers[b]), strings.Compare(a, b)) })
-		for _, p := range peers {
-			fmt.Printf("%-4s %-44s %7.3f s  %-22s %7.3f s %6.2fx %6.2fx\n", r.Row, r.Work, r.Ours, p, r.Peers[p], r.Ratios[p], r.Goals[p])
-		}
-	}
-	return json.NewEncoder(os.Stdout).Encode(rows)
 }

@@ -1,213 +1,144 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
+	"encoding/xml"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
-	"understudy/snapshot"
-	"understudy/snapshot/nbd"
+	"understudy/hypervisors"
 )
 
-const (
-	diskSize = 2 << 30
-	stripe   = 16 << 20 // every second one is random
-)
+const diskSize = 2 << 30
 
-// mirror is row P1: a full mirror of a 2 GiB disk of which 1 GiB is random, from one qemu-storage-daemon, as a pull
-// backup would be, into a new qcow2 overlay behind another one. Everybody flushes at the end; we hash every block and keep
-// the map besides.
-func mirror(ctx context.Context, dir string, runs int) (Row, error) {
-	m := &mirroring{dir: dir, source: filepath.Join(dir, "source.sock"), target: filepath.Join(dir, "target.sock")}
-	if err := m.prepare(ctx); err != nil {
-		return Row{}, err
+// mirror is row P1: a full mirror of a 2 GiB disk of which 1 GiB is random, from the export of a libvirt pull backup.
+// Ours makes a committed recovery point of it: it opens a draft, copies, hashes every block, flushes, and commits. The
+// peers copy and flush, into an empty qcow2 image that is open already, as that draft's is. cat shows what the machine
+// can do: it copies the file that the disk lies in.
+func mirror(ctx context.Context, b bench) ([]Figure, error) {
+	image := filepath.Join(b.dir, "source.qcow2")
+	if err := noisy(ctx, image, diskSize, diskSize/2); err != nil {
+		return nil, err
 	}
-	source, err := serve(ctx, m.source, false, filepath.Join(dir, "source.qcow2"))
-	if err != nil {
-		return Row{}, err
-	}
-	defer source.stop()
-	uri := func(socket string) string { return "nbd+unix:///0?socket=" + socket }
-	row, err := measure(ctx, "P1", "full mirror, 2 GiB with 1 GiB random", runs, []contender{
-		{"understudy", 0, m.timed(m.ours)},
-		{"nbdcopy", 1.5, m.timed(func(ctx context.Context) error {
-			return command(ctx, "nbdcopy", "--flush", "--destination-is-zero", uri(m.source), uri(m.target))
-		})},
-		{"qemu-img convert -W -m16", 2, m.timed(func(ctx context.Context) error {
-			return command(ctx, "qemu-img", "convert", "-n", "--target-is-zero", "-W", "-m", "16", "-t", "writeback",
-				"-f", "raw", "-O", "raw", uri(m.source), uri(m.target))
-		})},
+	return onStage(ctx, b.dir, func(s *stage) ([]Figure, error) {
+		guest, err := s.machine(ctx, "mirrored", image)
+		if err != nil {
+			return nil, err
+		}
+		cp, err := s.source.Checkpoint(ctx, hypervisors.CheckpointRequest{Name: "p1", VMs: []hypervisors.CheckpointVM{{ID: guest.id}}})
+		if err != nil {
+			return nil, err
+		}
+		defer cp.Close(ctx)
+		m := &mirroring{stage: s, dir: b.dir, image: image, guest: guest, frozen: cp}
+		if err := m.link(ctx); err != nil {
+			return nil, err
+		}
+		figures, err := compare(ctx, "full mirror, 2 GiB with 1 GiB random", b.runs, []contender{
+			{"understudy", 0, m.ours},
+			{"nbdcopy", 1.5, m.intoServer("nbdcopy", "--flush", "--destination-is-zero", m.export(), m.uri("target.sock", "0"))},
+			{"qemu-img convert -W -m16", 2, m.intoServer("qemu-img", "convert", "-n", "--target-is-zero", "-W", "-m", "16", "-t", "writeback",
+				"-f", "raw", "-O", "raw", m.export(), m.uri("target.sock", "0"))},
+			{"cat (what the machine can)", 0, m.cat},
+		})
+		if err != nil {
+			return nil, err
+		}
+		return figures, m.check(ctx)
 	})
-	if err != nil {
-		return row, err
-	}
-	return row, m.check(ctx)
 }
 
 type mirroring struct {
-	dir            string
-	source, target string // sockets
+	*stage
+	dir     string
+	image   string // a copy of the disk
+	guest   *machine
+	frozen  hypervisors.Checkpoint
+	n       int
+	newest  *protected
+	replica hypervisors.Replica // of the newest
 }
 
-func (m *mirroring) image(name string) string { return filepath.Join(m.dir, name+".qcow2") }
-
-// prepare makes the source disk and the empty ground that targets lie on.
-func (m *mirroring) prepare(ctx context.Context) error {
-	raw := filepath.Join(m.dir, "source.raw")
-	f, err := os.Create(raw)
+// link gives the backup's socket a name that is short enough for everybody.
+func (m *mirroring) link(ctx context.Context) error {
+	text, err := m.Source.Virsh(ctx, "backup-dumpxml", m.guest.name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	defer os.Remove(raw)
-	buf := make([]byte, stripe)
-	for off := int64(0); off < diskSize; off += 2 * stripe {
-		_, _ = rand.Read(buf)
-		if _, err := f.WriteAt(buf, off); err != nil {
-			return err
-		}
+	var backup struct {
+		Server struct {
+			Socket string `xml:"socket,attr"`
+		} `xml:"server"`
 	}
-	if err := f.Truncate(diskSize); err != nil {
+	if err := xml.Unmarshal([]byte(text), &backup); err != nil {
 		return err
 	}
-	return errors.Join(
-		command(ctx, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, m.image("source")),
-		command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", m.image("ground"), fmt.Sprint(int64(diskSize))),
-		command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", m.image("groundmap"), fmt.Sprint(snapshot.MapSize(diskSize))),
-	)
+	return os.Symlink(m.Source.Outside(backup.Server.Socket), filepath.Join(m.dir, "source.sock"))
 }
 
-// timed gives f a new target each time and measures f alone, process start included where there is one.
-func (m *mirroring) timed(f func(context.Context) error) func(context.Context) (time.Duration, error) {
-	return func(ctx context.Context) (took time.Duration, err error) {
-		for _, name := range []string{"point", "pointmap"} {
-			if err := os.RemoveAll(m.image(name)); err != nil {
-				return 0, err
-			}
-			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2",
-				"-b", m.image("ground"+name[len("point"):]), m.image(name)); err != nil {
-				return 0, err
-			}
+func (m *mirroring) export() string { return m.uri("source.sock", m.frozen.Disks()[0].ID()) }
+
+func (m *mirroring) uri(socket, export string) string {
+	return "nbd+unix:///" + export + "?socket=" + filepath.Join(m.dir, socket)
+}
+
+// ours fills and commits the first point of a new replica.
+func (m *mirroring) ours(ctx context.Context) (time.Duration, error) {
+	if m.replica != nil {
+		if err := m.replica.Delete(ctx); err != nil {
+			return 0, err
 		}
-		target, err := serve(ctx, m.target, true, m.image("point"), m.image("pointmap"))
+	}
+	have, err := m.source.VM(ctx, m.guest.id)
+	if err != nil {
+		return 0, err
+	}
+	m.n++
+	hw := have.Hardware
+	hw.Name = fmt.Sprint("replica", m.n)
+	m.replica, err = m.target.CreateReplica(ctx, hypervisors.ReplicaSpec{ID: hw.Name, Hardware: hw})
+	if err != nil {
+		return 0, err
+	}
+	m.newest = &protected{stage: m.stage, vm: m.guest.id, replica: hw.Name}
+	start := time.Now()
+	point := hypervisors.Point{ID: "p1", Taken: m.frozen.Taken(), Consistency: m.frozen.Consistency()}
+	_, err = m.newest.copy(ctx, m.frozen, m.replica, &point)
+	m.newest.newest = &point
+	return time.Since(start), err
+}
+
+// intoServer runs a copying program against a new, empty, served image.
+func (m *mirroring) intoServer(program string, args ...string) func(context.Context) (time.Duration, error) {
+	return func(ctx context.Context) (took time.Duration, err error) {
+		image := filepath.Join(m.dir, "target.qcow2")
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", image, fmt.Sprint(diskSize)); err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, os.Remove(image)) }()
+		target, err := serve(ctx, filepath.Join(m.dir, "target.sock"), true, image)
 		if err != nil {
 			return 0, err
 		}
 		defer target.stop()
 		start := time.Now()
-		err = f(ctx)
+		err = command(ctx, program, args...)
 		return time.Since(start), err
 	}
 }
 
-// ours is what a first cycle does between checkpoint and commit.
-func (m *mirroring) ours(ctx context.Context) error {
-	open := func(socket, export string) (*nbd.Client, error) {
-		return nbd.Dial(ctx, func(ctx context.Context) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}, nbd.Options{Export: export, Contexts: []string{nbd.Allocation}})
-	}
-	source, err := open(m.source, "0")
-	if err != nil {
-		return err
-	}
-	defer source.Close()
-	target, err := open(m.target, "0")
-	if err != nil {
-		return err
-	}
-	defer target.Close()
-	area, err := open(m.target, "1")
-	if err != nil {
-		return err
-	}
-	defer area.Close()
-	blocks, err := snapshot.OpenMap(ctx, area, source.Size())
-	if err != nil {
-		return err
-	}
-	var digest snapshot.Digest
-	_, err = snapshot.Copy(ctx, snapshot.Job{
-		Source: source, Size: source.Size(), Extents: source.Allocated(ctx), Target: target, Map: blocks, Digest: &digest,
-	})
-	if err != nil {
-		return err
-	}
-	if err := target.Flush(ctx); err != nil {
-		return err
-	}
-	return blocks.Flush(ctx)
+func (m *mirroring) cat(ctx context.Context) (took time.Duration, err error) {
+	copied := filepath.Join(m.dir, "copied.qcow2")
+	start := time.Now()
+	err = command(ctx, "sh", "-c", `cat "$1" >"$2" && sync "$2"`, "cat", m.image, copied)
+	took = time.Since(start)
+	return took, errors.Join(err, os.Remove(copied))
 }
 
-// check proves that our way of copying is right, once, outside the measuring.
+// check proves that the newest point is what the disk is, once, outside the measuring.
 func (m *mirroring) check(ctx context.Context) error {
-	if _, err := m.timed(m.ours)(ctx); err != nil {
-		return err
-	}
-	return command(ctx, "qemu-img", "compare", "-U", m.image("source"), m.image("point"))
-}
-
-// server is a running qemu-storage-daemon.
-type server struct {
-	cmd   *exec.Cmd
-	ended chan struct{}
-}
-
-// serve exports qcow2 images as "0", "1" and so on.
-func serve(ctx context.Context, socket string, writable bool, images ...string) (*server, error) {
-	_ = os.Remove(socket)
-	args := []string{"--nbd-server", "addr.type=unix,addr.path=" + socket + ",max-connections=100"}
-	on := map[bool]string{true: "on", false: "off"}
-	for i, image := range images {
-		args = append(args,
-			"--blockdev", fmt.Sprintf("driver=qcow2,node-name=n%d,discard=unmap,read-only=%s,file.driver=file,file.filename=%s", i, on[!writable], image),
-			"--export", fmt.Sprintf("type=nbd,id=e%d,node-name=n%d,name=%d,writable=%s", i, i, i, on[writable]))
-	}
-	s := &server{cmd: exec.Command("qemu-storage-daemon", args...), ended: make(chan struct{})}
-	var said bytes.Buffer
-	s.cmd.Stderr = &said
-	if err := s.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() { _ = s.cmd.Wait(); close(s.ended) }()
-	for {
-		if c, err := net.Dial("unix", socket); err == nil {
-			return s, c.Close()
-		}
-		select {
-		case <-s.ended:
-			return nil, fmt.Errorf("qemu-storage-daemon ended: %s", said.String())
-		case <-ctx.Done():
-			s.stop()
-			return nil, ctx.Err()
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-// stop ends the daemon in good order, or by force when it takes too long.
-func (s *server) stop() {
-	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-s.ended:
-	case <-time.After(30 * time.Second):
-		_ = s.cmd.Process.Kill()
-		<-s.ended
-	}
-}
-
-func command(ctx context.Context, name string, args ...string) error {
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(out))
-	}
-	return nil
+	return command(ctx, "qemu-img", "compare", "-U", m.image, m.Target.Outside(m.pointFile(m.newest, m.frozen.Disks()[0].ID())))
 }
