@@ -7,13 +7,16 @@ LINT_VERSION := v2.12.2
 LINT := bin/golangci-lint-$(LINT_VERSION)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
 FUZZTIME ?= 30s
+SMOKE ?= 2000x
 BENCHTIME ?= 3x
+SOAK ?= 30m
+SEED ?=
 
 # Packages that need libvirt or the lab, themselves or for their tests; asked for when a recipe runs, for before deps
 # the list cannot be made.
 list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
 
-.PHONY: help deps build demo test check fmt vet lint race real drift bench fuzz clean
+.PHONY: help deps build demo test check fmt vet lint race real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,15 +31,15 @@ demo: build ## protect, test, fail over and back between two real hosts; HEADLES
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-test: deps race real ## all tests: pure Go with the race detector, KVM on a real lab
+test: deps race real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
 
 race: deps ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
-	set -x; go test -race -count=1 -timeout 10m $$pure
+	set -x; go test -race -count=1 -timeout 30m $$pure
 
 # One package at a time: each has a lab of its own, and its guests are emulated.
 real: deps ## tests against real libvirt hosts and guests
-	@real=$$($(list_real)); set -x; go test -count=1 -timeout 14m -p 1 $$real
+	@real=$$($(list_real)); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
 check: deps fmt vet lint race drift ## format, vet, lint, race tests, drift
 
@@ -59,16 +62,31 @@ drift: deps ## what is generated or promised, against the code
 	go mod verify
 	go mod tidy -diff
 
-bench: deps ## measure against nbdcopy and qemu-img in the same run; then the hot paths alone
-	go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./snapshot/...
-	go run ./appliance/bench
+crash: deps ## kill the daemon at every step of every job, then at random, on fake and real hosts; SEED=n repeats a run
+	@mkdir -p bin; go test -c -o bin/crash.test ./appliance
+	@cd appliance && $(if $(SEED),SEED=$(SEED),CRASH=all) ../bin/crash.test -test.run '^TestCrash' -test.timeout 3h -test.parallel 4
 
+soak: build ## protect a guest with 5 s cycles through random faults for SOAK; SEED=n repeats the faults
+	@go build -o bin/soak ./appliance/soak
+	@bin/soak --understudy bin/understudy --for $(SOAK) $(if $(SEED),--seed $(SEED))
+
+bench: deps ## measure against the peers in the same run, ROW=P2 for one row; the hot paths alone before
+	$(if $(ROW),,go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./snapshot/...)
+	go run ./appliance/bench -row '$(ROW)'
+
+# Names are read from the source: to ask the packages for them would build all of them, and start a lab.
 fuzz: deps ## fuzz every fuzz target for FUZZTIME
-	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -rn1 dirname | sort -u | while read -r dir; do \
-		for f in $$(go test -list '^Fuzz' "$$dir" | grep '^Fuzz'); do \
-			echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$dir"; \
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do \
+		for f in $$(grep -oE '^func Fuzz[A-Za-z0-9]+' "$$file" | cut -d ' ' -f 2); do \
+			echo "$$(dirname "$$file") $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
 		done; \
 	done
+
+# Counted and not timed, so that a slow machine does the same.
+smoke: ## fuzz every fuzz target for a moment
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SMOKE)
+faults: deps ## every fault of hosts, storage and connections on the lab, also those that wait for time limits
+	FAULTS=all go test -count=1 -timeout 60m -run TestFaults -v ./appliance
 
 clean: ## remove what was built, and what labs keep between runs
 	rm -rf bin "$${XDG_CACHE_HOME:-$$HOME/.cache}/understudy-lab"
