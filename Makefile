@@ -71,6 +71,7 @@ soak: build ## protect a guest with 5 s cycles through random faults for SOAK; S
 	@bin/soak --understudy bin/understudy --for $(SOAK) $(if $(SEED),--seed $(SEED))
 
 bench: deps ## measure against the peers in the same run, ROW=P2 for one row; the hot paths alone before
+	@hypervisors/kvm/lab/install.sh rsync virtnbdbackup
 	$(if $(ROW),,go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./snapshot/...)
 	go run ./appliance/bench -row '$(ROW)'
 
@@ -85,6 +86,7 @@ fuzz: deps ## fuzz every fuzz target for FUZZTIME
 # Counted and not timed, so that a slow machine does the same.
 smoke: ## fuzz every fuzz target for a moment
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SMOKE)
+
 faults: deps ## every fault of hosts, storage and connections on the lab, also those that wait for time limits
 	FAULTS=all go test -count=1 -timeout 60m -run TestFaults -v ./appliance
 
