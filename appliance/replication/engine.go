@@ -52,7 +52,8 @@ type Options struct {
 	Version string
 	Clock   func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: slog.Default
-	// KillPoint is that of jobs.Options, for tests that stop there. May be nil.
+	// KillPoint is that of jobs.Options, for tests that stop there; it is called around each write of a group too, with
+	// kind "group". May be nil.
 	KillPoint func(kind, step, phase string)
 	// ShutdownTimeout bounds how long a guest may take to shut down. 0: 5 minutes.
 	ShutdownTimeout time.Duration
@@ -108,6 +109,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	if o.NoticeTime == 0 {
 		o.NoticeTime = 10 * time.Second
+	}
+	if o.KillPoint == nil {
+		o.KillPoint = func(string, string, string) {}
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
 		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}, owed: map[string][]owed{},

@@ -53,6 +53,9 @@ func (e *Engine) held(id string) (g *group, release func(), err error) {
 	return nil, nil, unknown
 }
 
+// kindGroup is the kind of the kill points around the writes of a group; they belong to no job's steps.
+const kindGroup = "group"
+
 // update changes a group: durable when it returns, and nothing happened when it fails. Only those who change the same
 // group wait for each other, and nobody who reads waits for the disk.
 func (e *Engine) update(id string, change func(*group) error) (group, error) {
@@ -65,9 +68,11 @@ func (e *Engine) update(id string, change func(*group) error) (group, error) {
 	if err := change(&next); err != nil {
 		return group{}, err
 	}
+	e.KillPoint(kindGroup, "record", "before write")
 	if err := e.Store.Put(bucketGroups, id, &next); err != nil {
 		return group{}, fmt.Errorf("record group %s: %w", next.Spec.Name, err)
 	}
+	e.KillPoint(kindGroup, "record", "after write")
 	e.mu.Lock()
 	e.groups[id] = &next
 	e.mu.Unlock()
