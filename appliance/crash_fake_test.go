@@ -143,6 +143,8 @@ func contentOf(r io.ReaderAt, size int64) (string, error) {
 
 func (w *memoryWorld) calm() { w.calls.Wait() }
 
+func (w *memoryWorld) doubt() {} // nothing is taken on trust
+
 func (w *memoryWorld) begin(o order) {
 	w.mu.Lock()
 	w.order = o
@@ -276,13 +278,16 @@ func TestCrashFake(t *testing.T) {
 		t.Skip("one random run was asked for")
 	}
 	var mu sync.Mutex
-	var deaths []moment
+	var deaths, lived []moment
 	t.Run("orders", func(t *testing.T) {
 		for _, o := range orders {
 			t.Run(o.name, func(t *testing.T) {
 				t.Parallel()
 				var points []moment
 				t.Run("lives", func(t *testing.T) { points, _ = playFake(t, o, 0) })
+				mu.Lock()
+				lived = append(lived, points...)
+				mu.Unlock()
 				chosen := rand.Perm(len(points))
 				if !crashAll() {
 					chosen = chosen[:min(shortKills, len(chosen))]
@@ -291,6 +296,7 @@ func TestCrashFake(t *testing.T) {
 				for _, at := range chosen {
 					t.Run(points[at].String(), func(t *testing.T) {
 						_, died := playFake(t, o, at+1)
+						require.Len(t, died, 1, "nobody was killed")
 						mu.Lock()
 						defer mu.Unlock()
 						deaths = append(deaths, died...)
@@ -301,6 +307,9 @@ func TestCrashFake(t *testing.T) {
 	})
 	if crashAll() {
 		require.Empty(t, unvisited(deaths), "nobody was killed there")
+		for _, m := range lived {
+			require.Contains(t, deaths, m, "nobody was killed there")
+		}
 	}
 }
 

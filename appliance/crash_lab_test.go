@@ -10,12 +10,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"understudy/api"
 	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
+	"understudy/hypervisors/kvm/lab/record"
 )
 
 const labMachine = "web1"
@@ -60,23 +62,52 @@ func (w *labWorld) spec() api.GroupSpec {
 		Machines: []api.GroupMachine{{VM: labMachine, Checks: []api.Check{{Kind: "http", Address: "http://" + w.guest.Addr + "/", Contains: labMachine}}}}}
 }
 
-func (w *labWorld) name() string                      { return "lab" }
-func (w *labWorld) serve(testing.TB, string, *victim) {}
-func (w *labWorld) calm()                             {}
-func (w *labWorld) tick()                             {} // the guest writes by itself
+func (w *labWorld) name() string { return "lab" }
+func (w *labWorld) calm()        {}
+func (w *labWorld) tick()        {} // the guest writes by itself
+func (w *labWorld) doubt()       { w.witness.Doubt() }
+
+// anyTime is a moment of the lab that no kill point names: nobody there sees the appliance's calls.
+var anyTime = moment{Step: "at work", Phase: "any time"}
+
+// serve offers moments in between those of the code.
+func (w *labWorld) serve(t testing.TB, _ string, v *victim) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var offering sync.WaitGroup
+	offering.Go(func() {
+		for ctx.Err() == nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * tick):
+				v.strikes(anyTime)
+			}
+		}
+	})
+	t.Cleanup(func() { cancel(); offering.Wait() })
+}
 
 func (w *labWorld) begin(o order) {
-	for _, h := range []*lab.Host{w.lab.Source, w.lab.Target} {
-		s, err := w.witness.Ask(w.t.Context(), h)
-		require.NotErrorIs(w.t, err, rig.ErrGuest)
-		if err == nil {
-			w.mu.Lock()
-			w.order, w.boots = o, s.Boots
-			w.mu.Unlock()
-		}
-	}
+	s := w.guestNow()
+	w.mu.Lock()
+	w.order, w.boots = o, s.Boots
+	w.mu.Unlock()
 	if o.kind == "rollback" {
 		w.witness.TurnBack()
+	}
+}
+
+// guestNow asks the guest how it is, on whichever host it is production.
+func (w *labWorld) guestNow() record.Status {
+	w.t.Helper()
+	for deadline := time.Now().Add(waitFor); ; time.Sleep(tick) {
+		for _, h := range []*lab.Host{w.lab.Source, w.lab.Target} {
+			s, err := w.witness.Ask(w.t.Context(), h)
+			require.NotErrorIs(w.t, err, rig.ErrGuest)
+			if err == nil {
+				return s
+			}
+		}
+		require.True(w.t, time.Now().Before(deadline), "the guest answers on neither host")
 	}
 }
 
@@ -213,6 +244,9 @@ func (v *victim) homecoming() {
 func everyMomentOnce() func(moment) bool {
 	struck, life := map[string]bool{}, map[moment]int{}
 	return func(m moment) bool {
+		if m == anyTime {
+			return false
+		}
 		life[m]++
 		key := fmt.Sprint(m, life[m])
 		if struck[key] {

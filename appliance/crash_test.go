@@ -138,7 +138,10 @@ var kills = tally{rows: map[tallied]int{}, began: time.Now()}
 func (k *tally) add(world string, o order, m moment) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if m.Kind == "" {
+	switch {
+	case m == anyTime:
+		m.Kind = o.kind
+	case m.Kind == "":
 		m = moment{Kind: o.kind, Step: "calls to hosts"}
 	}
 	k.rows[tallied{world, m.Kind, m.Step}]++

@@ -21,6 +21,8 @@ type world interface {
 	spec() api.GroupSpec
 	// calm returns when nothing that a dead appliance had begun is under way any more.
 	calm()
+	// doubt lets holds read everything again, what it knows already too.
+	doubt()
 	// begin is told which order comes next.
 	begin(o order)
 	// tick is called at every moment that can be struck: guests write, and production is looked at.
@@ -71,12 +73,14 @@ func (v *victim) offered(g api.Group, points []api.Point) {
 		if now == nil {
 			return
 		}
-		if now.State == g.State && now.Reversed == g.Reversed && len(points) == len(still) {
+		if now.State == g.State && now.Reversed == g.Reversed && slices.EqualFunc(points, still, samePoint) {
 			require.Empty(v.t, wrong, "points that are offered")
 		}
 		g, points = *now, still
 	}
 }
+
+func samePoint(a, b api.Point) bool { return a.ID == b.ID }
 
 // look gives the group, nil when there is none, and its points, which it must keep from now on.
 func (v *victim) look() (*api.Group, []api.Point) {
@@ -108,8 +112,10 @@ func (v *victim) look() (*api.Group, []api.Point) {
 func (v *victim) promises(g *api.Group) (kept []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for what := range v.kept {
-		if v.order.gone && strings.HasPrefix(what, "group ") {
+	for what, play := range v.kept {
+		// The history of jobs is bounded, and each play adds a few.
+		old := strings.HasPrefix(what, "job ") && v.plays-play > 3
+		if old || v.order.gone && strings.HasPrefix(what, "group ") {
 			delete(v.kept, what)
 		} else {
 			kept = append(kept, what)
@@ -142,7 +148,8 @@ func (v *victim) settled(o order, job api.Job) {
 	}
 	g, _ := v.look()
 	require.NotNil(v.t, g)
-	for g.State == api.StateMirroring && o.state == api.StateProtected { // the schedule mirrors what has no point
+	for deadline := time.Now().Add(waitFor); g.State == api.StateMirroring && o.state == api.StateProtected; { // the schedule mirrors what has no point
+		require.True(v.t, time.Now().Before(deadline), "no mirror is made: %s", g.Problem)
 		time.Sleep(tick)
 		g, _ = v.look()
 	}
@@ -158,13 +165,17 @@ func (v *victim) settled(o order, job api.Job) {
 		require.Equal(v.t, "passed", g.Test.State, g.Test.Problem)
 		v.sound("the test after " + o.name)
 	}
+	_, before := v.look()
 	v.done(v.SyncNow(v.t.Context(), groupName)) // the next cycle, whatever happened
+	_, points := v.look()
+	require.Greater(v.t, points[len(points)-1].ID, before[len(before)-1].ID, "no point of the cycle after %s", o.name)
 	v.sound("the cycle after " + o.name)
 }
 
 // sound checks what must be true whenever no job is at work.
 func (v *victim) sound(after string) {
 	v.t.Helper()
+	v.world.doubt()
 	v.promised()
 	g, points := v.look()
 	require.Empty(v.t, v.world.runs(*g), "after %s", after)

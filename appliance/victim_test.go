@@ -70,9 +70,9 @@ type victim struct {
 	mu       sync.Mutex
 	pick     func(moment) bool // nil: nobody dies
 	dying    bool              // since a moment was picked, until it is started again
-	met      []moment          // since play began
 	deaths   []moment
-	kept     map[string]bool // what the appliance promised, see acknowledged
+	kept     map[string]int  // what the appliance promised, see acknowledged, and in which play
+	plays    int             // orders given
 	points   map[string]bool // that it has shown: whether of the reversed direction
 	order    order           // at work, or the last one
 	dropping string          // id of a point that a person dropped
@@ -83,7 +83,7 @@ func newVictim(t testing.TB, w world) *victim {
 	dir := memory(t)
 	program, err := os.Executable()
 	require.NoError(t, err)
-	v := &victim{t: t, world: w, kept: map[string]bool{}, points: map[string]bool{}}
+	v := &victim{t: t, world: w, kept: map[string]int{}, points: map[string]bool{}}
 	v.Daemon, err = rig.New(filepath.Join(dir, "data"), program, victimVariable+"="+dir)
 	require.NoError(t, err)
 	served := listen(t, filepath.Join(dir, "moments"), v.answer)
@@ -96,6 +96,7 @@ func newVictim(t testing.TB, w world) *victim {
 	for name, uri := range w.hosts() {
 		_, err := v.AddHost(t.Context(), api.HostSpec{Name: name, URI: uri})
 		require.NoError(t, err)
+		v.acknowledged("host " + name)
 	}
 	return v
 }
@@ -143,7 +144,6 @@ func (v *victim) strikes(m moment) bool {
 		v.mu.Unlock()
 		return false // what was under way when it died goes on by itself
 	}
-	v.met = append(v.met, m)
 	struck := v.pick != nil && v.pick(m)
 	if struck {
 		v.dying = true
@@ -212,7 +212,8 @@ func (v *victim) play(o order, pick func(moment) bool) (api.Job, []moment) {
 	}
 	v.world.begin(o)
 	v.mu.Lock()
-	v.order, v.pick, v.met, v.deaths = o, v.judge(o, pick), nil, nil
+	v.order, v.pick, v.deaths = o, v.judge(o, pick), nil
+	v.plays++
 	v.mu.Unlock()
 	job := v.finished(v.ordered(o, last))
 	v.mu.Lock()
@@ -310,5 +311,5 @@ func (v *victim) finished(id string) api.Job {
 func (v *victim) acknowledged(what string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.kept[what] = true
+	v.kept[what] = v.plays
 }

@@ -107,13 +107,16 @@ func (d *Daemon) launch() (<-chan struct{}, error) {
 	cmd.Stdout, cmd.Stderr = log, log
 	// Its own session, so that a Ctrl-C reaches us alone and things end in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
-	if err := start(cmd); err != nil {
+	ended := make(chan struct{})
+	d.mu.Lock() // who kills meanwhile means this life
+	err = start(cmd)
+	if err == nil {
+		d.cmd, d.ended = cmd, ended
+	}
+	d.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
-	ended := make(chan struct{})
-	d.mu.Lock()
-	d.cmd, d.ended = cmd, ended
-	d.mu.Unlock()
 	go func() { _ = cmd.Wait(); close(ended) }()
 	return ended, nil
 }

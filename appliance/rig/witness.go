@@ -136,6 +136,13 @@ func (w *Witness) least(taken time.Time) (seq uint64) {
 	return seq
 }
 
+// Doubt lets Holds prove every point once more.
+func (w *Witness) Doubt() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.proven)
+}
+
 // Holds is Prove for points that were not proven before; of the others it only looks whether they are still there.
 func (w *Witness) Holds(ctx context.Context, h *lab.Host, p api.Point) error {
 	w.mu.Lock()
