@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -56,8 +57,26 @@ type daemon struct {
 	dir    string
 	listen string
 	cmd    *exec.Cmd
-	log    *bytes.Buffer
+	log    *journal
 	*client.Client
+}
+
+// journal is what a life of the daemon has logged so far. It can be read while the daemon writes.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 func newDaemon(t *testing.T) *daemon {
@@ -85,7 +104,7 @@ func newDaemonIn(t *testing.T, dir string) *daemon {
 
 func (d *daemon) start() {
 	d.t.Helper()
-	d.log = new(bytes.Buffer)
+	d.log = new(journal)
 	d.cmd = exec.Command(binary, "serve", "--data-dir", d.dir, "--listen", d.listen)
 	d.cmd.Stderr = d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

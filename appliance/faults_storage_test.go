@@ -1,7 +1,11 @@
 package main_test
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/stretchr/testify/require"
 
@@ -34,6 +38,7 @@ var storageFaults = []fault{
 		},
 		next: "incremental",
 	},
+	{name: "StateFull", whole: (*stage).stateFull, next: "incremental"},
 	{
 		name:  "SourceReadErrors",
 		ready: func(s *stage) { s.attachBad("0ms") },
@@ -61,6 +66,49 @@ func (s *stage) fill(h *lab.Host, dir string, free int64) {
 }
 
 func (s *stage) empty(h *lab.Host, dir string) { s.sh(h, `rm "$1"/others`, dir) }
+
+// stateFull takes the room where the appliance keeps its state. Its file has free pages of its own for a while. Then
+// nothing new can be kept: an order is refused with the reason, or its cycle waits until it can be written down; what was
+// kept is still there, and the API answers.
+func (s *stage) stateFull() {
+	others := filepath.Join(s.d.dir, "others")
+	_ = exec.Command("sh", "-c", `cat /dev/zero >"$1" 2>/dev/null`, "sh", others).Run() // it fails when all is full
+	full := func() bool { return strings.Contains(s.d.log.String(), "no space left on device") }
+	s.until("the appliance meets it", func() bool {
+		s.bandwidth(0) // which is an event more to keep
+		return full()
+	})
+	points := s.points()
+	job, err := s.d.SyncNow(s.ctx, faultGroup)
+	if err != nil {
+		s.isNoSpace(err)
+	} else {
+		s.until("the cycle ends, or cannot be written down", func() bool {
+			job, err = s.d.GetJob(s.ctx, job.ID)
+			require.NoError(s.t, err)
+			return job.State.Ended() || strings.Contains(s.d.log.String(), "job cannot be written down")
+		})
+		s.t.Logf("meanwhile the cycle is %s", job.State)
+	}
+	require.Subset(s.t, s.points(), points[len(points)-1:])
+	require.NoError(s.t, os.Remove(others))
+	if job.ID != "" {
+		job, err = s.d.WaitJob(s.ctx, job.ID, nil)
+		require.NoError(s.t, err)
+		s.t.Logf("the cycle %s: %s | %s", job.State, job.Error, job.Hint)
+	}
+	for range 2 { // one that was committed and not recorded is learned of, but nobody knows that it was verified
+		s.d.succeeded(s.d.SyncNow(s.ctx, faultGroup))
+	}
+}
+
+func (s *stage) isNoSpace(err error) {
+	require.Equal(s.t, api.CodeNoSpace, api.CodeOf(err), "%v", err)
+	var e *api.Error
+	require.ErrorAs(s.t, err, &e)
+	require.Contains(s.t, e.Hint, "Free space where the appliance keeps its state")
+	s.t.Logf("told: %s | %s", e.Message, e.Hint)
+}
 
 // isToldNext waits for the next failing cycle that the schedule starts, and checks what it says.
 func (s *stage) isToldNext(told, hint string) {

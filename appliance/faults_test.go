@@ -22,7 +22,7 @@ import (
 )
 
 // fault is one thing that goes wrong in the middle of a cycle, and what is promised about it. What is promised about
-// all of them is in [stage.suffer].
+// all of them is in [stage.meet].
 type fault struct {
 	name string
 	// ready prepares the hosts before the cycle. May be nil.
@@ -41,6 +41,8 @@ type fault struct {
 	undo func(*stage)
 	// stops says that the fault itself stops the guest.
 	stops bool
+	// whole replaces all of the above where a fault is not one moment in one cycle. It ends with a good cycle.
+	whole func(*stage)
 	// long faults are left to FAULTS=all: a time limit has to pass, or a short one shows nearly the same.
 	long bool
 }
@@ -49,15 +51,15 @@ type fault struct {
 // real daemon, one after the other, each in the middle of a cycle. FAULTS=all adds the long ones (make faults), and
 // FAULTS=NAME,NAME chooses.
 func TestFaults(t *testing.T) {
-	s := newStage(t)
+	all := slices.Concat(hostFaults, storageFaults, connectionFaults)
 	chosen := os.Getenv("FAULTS")
-	for _, f := range slices.Concat(hostFaults, storageFaults, connectionFaults) {
-		switch {
-		case chosen == "" && !f.long, chosen == "all", slices.Contains(strings.Split(chosen, ","), f.name):
-		default:
-			continue
-		}
-		if !t.Run(f.name, func(t *testing.T) { s.on(t).suffer(f) }) && s.broken(t) {
+	wanted := slices.DeleteFunc(slices.Clone(all), func(f fault) bool {
+		return chosen == "" && f.long || chosen != "" && chosen != "all" && !slices.Contains(strings.Split(chosen, ","), f.name)
+	})
+	require.NotEmpty(t, wanted, "no fault is named %q", chosen)
+	s := newStage(t)
+	for _, f := range wanted {
+		if !t.Run(f.name, func(t *testing.T) { s.on(t).meet(f) }) && s.broken(t) {
 			t.Fatal("the stage is broken; what follows would tell nothing")
 		}
 	}
@@ -69,6 +71,7 @@ const (
 	faultGuest = "web1"
 	scratchDir = "/var/lib/libvirt/scratch"
 	replicaDir = "/var/lib/libvirt/replicas"
+	stateSize  = "32m"
 )
 
 // stage is where all faults happen.
@@ -99,7 +102,7 @@ func newStage(t *testing.T) *stage {
 	for _, order := range []string{"pool-define-as replicas dir --target " + replicaDir, "pool-autostart replicas", "pool-start replicas"} {
 		s.virsh(l.Target, strings.Fields(order)...)
 	}
-	s.d = newDaemon(t)
+	s.d = newDaemonIn(t, small(t))
 	for name, uri := range map[string]string{"source": l.Source.SSHURI() + "&scratch=" + scratchDir, "target": l.Target.SSHURI()} {
 		_, err := s.d.AddHost(ctx, api.HostSpec{Name: name, URI: uri})
 		require.NoError(t, err)
@@ -109,6 +112,16 @@ func newStage(t *testing.T) *stage {
 	require.NoError(t, err)
 	s.d.succeeded(s.newest(), nil)
 	return s
+}
+
+// small is a directory with little room.
+func small(t *testing.T) string {
+	dir := t.TempDir()
+	mount := exec.Command("mount", "-t", "tmpfs", "-o", "size="+stateSize, "state", dir)
+	out, err := mount.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	t.Cleanup(func() { require.NoError(t, exec.Command("umount", dir).Run()) })
+	return dir
 }
 
 // faultPolicy makes no cycle by itself, unless one has failed.
@@ -127,16 +140,38 @@ func (s *stage) on(t *testing.T) *stage {
 	return &sub
 }
 
-// suffer lets a fault happen in a cycle and checks what the user is told, what the appliance then does by itself, and
-// what must be true after every fault: the points from before and after are byte for byte what their cycles froze, the
-// guest was not stopped, and nothing of ours is left on the hosts.
-func (s *stage) suffer(f fault) {
+// meet lets a fault happen and checks what must be true after every one: the points from before and after are byte for
+// byte what their cycles froze, the guest was not stopped, and nothing of ours is left on the hosts.
+func (s *stage) meet(f fault) {
 	if f.ready != nil {
 		f.ready(s)
 	}
 	before := s.status()
 	events := s.watchGuest()
 	s.dirty()
+	if f.whole != nil {
+		f.whole(s)
+	} else {
+		s.suffer(f)
+	}
+	points := s.points()
+	require.Equal(s.t, f.next, points[len(points)-1].Kind)
+	s.intact(points)
+	s.nothingLeft()
+	if !f.stops {
+		after := s.status()
+		require.Equal(s.t, before.Boots, after.Boots, "the guest was stopped")
+		require.Zero(s.t, after.WriteErrors)
+		require.NotContains(s.t, events(), "Suspended", "the guest was paused")
+	}
+	require.NoError(s.t, s.guest.WaitSeq(s.ctx, 1))
+	if f.undo != nil {
+		f.undo(s)
+	}
+}
+
+// suffer strikes in the middle of a cycle, and checks what the user is told and what the appliance then does by itself.
+func (s *stage) suffer(f fault) {
 	s.bandwidth(8)
 	job, err := s.d.SyncNow(s.ctx, faultGroup)
 	require.NoError(s.t, err)
@@ -155,20 +190,6 @@ func (s *stage) suffer(f fault) {
 	}
 	if f.told != "" {
 		s.recovers(job)
-	}
-	points := s.points()
-	require.Equal(s.t, f.next, points[len(points)-1].Kind)
-	s.intact(points)
-	s.nothingLeft()
-	if !f.stops {
-		after := s.status()
-		require.Equal(s.t, before.Boots, after.Boots, "the guest was stopped")
-		require.Zero(s.t, after.WriteErrors)
-		require.NotContains(s.t, events(), "Suspended", "the guest was paused")
-	}
-	require.NoError(s.t, s.guest.WaitSeq(s.ctx, 1))
-	if f.undo != nil {
-		f.undo(s)
 	}
 }
 
