@@ -74,20 +74,19 @@ func (s *soak) pick(killing bool) fault {
 	return all[s.random.IntN(len(all))]
 }
 
-// failures counts the cycles that failed lately.
+// failures counts the cycles that failed; the history that they are found in is short.
 func (s *soak) failures(ctx context.Context) {
 	jobs, err := s.daemon.ListJobs(ctx, group, 0)
 	if err != nil {
 		return
 	}
-	n := 0
 	for _, j := range jobs {
 		if j.Kind == "cycle" && j.State == api.JobFailed {
-			n++
+			s.failed[j.ID] = true
 		}
 	}
 	s.mu.Lock()
-	s.FailedCycles = max(s.FailedCycles, n)
+	s.FailedCycles = len(s.failed)
 	s.mu.Unlock()
 }
 

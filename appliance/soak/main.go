@@ -39,7 +39,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	s := &soak{options: o, began: time.Now(), random: rand.New(rand.NewPCG(o.seed, 0)), proven: map[string]bool{}}
+	s := &soak{options: o, began: time.Now(), random: rand.New(rand.NewPCG(o.seed, 0)), failed: map[string]bool{}, proven: map[string]bool{}}
 	s.figures = figures{Seed: o.seed, Faults: map[string]int{}, Violations: []string{}, Leftovers: []string{}}
 	err := s.run(ctx)
 	if err != nil {

@@ -24,7 +24,8 @@ const patience = 10 * time.Minute
 type soak struct {
 	options
 	began   time.Time
-	random  *rand.Rand // of the faults, which come one after another
+	random  *rand.Rand      // of the faults, which come one after another
+	failed  map[string]bool // cycles, by id; of the faults too
 	lab     *lab.Lab
 	guest   *lab.Guest
 	daemon  *rig.Daemon
@@ -190,7 +191,8 @@ func (s *soak) judgeMemory() {
 		}
 	}
 	third := len(life) / 3
-	if third < 3 {
+	if third == 0 {
+		s.Violations = append(s.Violations, "the appliance did not live long enough to judge its memory")
 		return
 	}
 	first, last := median(life[:third]), median(life[len(life)-third:])
