@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,12 +84,34 @@ func print(figures []Figure) {
 	}
 }
 
-// save writes the figures for programs.
-func save(path string, figures []Figure) error {
+// Report is what is saved: the figures of each row's newest run, and the machine that they were taken on.
+type Report struct {
+	Machine string   `json:"machine"`
+	Figures []Figure `json:"figures"`
+}
+
+// save writes the figures for programs. Those of rows that were not run stay, if they are this machine's.
+func save(path string, ran []row, figures []Figure) error {
 	if path == "" {
 		return nil
 	}
-	text, err := json.MarshalIndent(figures, "", "  ")
+	report := Report{Machine: machineName()}
+	before, err := load(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for _, r := range rows {
+		from := figures
+		if before.Machine == report.Machine && !slices.ContainsFunc(ran, func(done row) bool { return done.name == r.name }) {
+			from = before.Figures
+		}
+		for _, f := range from {
+			if f.Row == r.name {
+				report.Figures = append(report.Figures, f)
+			}
+		}
+	}
+	text, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -96,4 +119,15 @@ func save(path string, figures []Figure) error {
 		return err
 	}
 	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+func load(path string) (r Report, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(text, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
 }

@@ -46,7 +46,7 @@ type bench struct {
 func main() {
 	runs := flag.Int("runs", 5, "runs of each contender")
 	only := flag.String("row", "", "rows to run, with commas between (default: all)")
-	dir := flag.String("dir", "", "where the images go, 8 GiB (default: memory if there is room, else the temporary directory)")
+	dir := flag.String("dir", "", "where the images go, 10 GiB (default: memory if it has room and takes O_DIRECT, else the temporary directory)")
 	out := flag.String("json", "bin/bench.json", "write the figures here as well; empty: nowhere")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of our own part here")
 	table := flag.String("readme", "", "only print the README's table of the figures in this JSON file")
@@ -101,7 +101,7 @@ func run(ctx context.Context, dir string, runs int, only, out, profile string) (
 		}
 	}
 	print(figures)
-	return errors.Join(err, save(out, figures))
+	return errors.Join(err, save(out, chosen, figures))
 }
 
 func one(ctx context.Context, r row, dir string, runs int) ([]Figure, error) {
@@ -139,8 +139,23 @@ func choose(only string) ([]row, error) {
 // roomy prefers memory, where the software is measured and not the disk below it.
 func roomy() string {
 	var s unix.Statfs_t
-	if err := unix.Statfs("/dev/shm", &s); err == nil && int64(s.Bavail)*s.Bsize >= 8<<30 {
+	if err := unix.Statfs("/dev/shm", &s); err == nil && int64(s.Bavail)*s.Bsize >= 10<<30 && direct("/dev/shm") {
 		return "/dev/shm"
 	}
 	return os.TempDir()
+}
+
+// direct says whether a folder's files can be opened as QEMU opens disks with cache=none: not in memory before Linux 6.6.
+func direct(dir string) bool {
+	f, err := os.CreateTemp(dir, "bench")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	again, err := os.OpenFile(f.Name(), os.O_RDWR|unix.O_DIRECT, 0)
+	if err != nil {
+		return false
+	}
+	return again.Close() == nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,16 +10,12 @@ import (
 
 // readme turns saved figures into the README's table, the machine named.
 func readme(w io.Writer, path string) error {
-	text, err := os.ReadFile(path)
+	report, err := load(path)
 	if err != nil {
 		return err
 	}
-	var figures []Figure
-	if err := json.Unmarshal(text, &figures); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	fmt.Fprintf(w, "On %s:\n\n| row | work | ours | beside | theirs | ratio | goal | |\n|---|---|---|---|---|---|---|---|\n", machineName())
-	for _, f := range figures {
+	fmt.Fprintf(w, "On %s:\n\n| row | work | ours | beside | theirs | ratio | goal | |\n|---|---|---|---|---|---|---|---|\n", report.Machine)
+	for _, f := range report.Figures {
 		goal, verdict := "", ""
 		if f.Goal != 0 {
 			goal, verdict = fmt.Sprintf("%.1f×", f.Goal), "missed"

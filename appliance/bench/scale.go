@@ -123,14 +123,18 @@ func scaleOnce(ctx context.Context, dir string, machines int, window time.Durati
 }
 
 // lateness is how long after their moment the cycles between from and until began, by the points that they made: what the
-// schedule promised, against when the frozen moment of the source was.
+// schedule promised, against when the frozen moment of the source was. One that was due and did not come is late by all
+// the time that was left.
 func lateness(g api.Group, points []api.Point, from, until time.Time) (late []float64) {
-	for i := 1; i < len(points); i++ {
-		before, p := points[i-1], points[i]
+	for i, before := range points {
+		taken := until
+		if i+1 < len(points) {
+			taken = points[i+1].Taken
+		}
 		h := protection.History{LastTaken: before.Taken, LastAttempt: before.Committed, Expected: time.Duration(before.Seconds * float64(time.Second))}
 		due := protection.Due(g.Policy, h, before.Taken, g.ID)
 		if due.After(from) && due.Before(until) {
-			late = append(late, max(0, p.Taken.Sub(due).Seconds()))
+			late = append(late, max(0, taken.Sub(due).Seconds()))
 		}
 	}
 	return late
