@@ -315,7 +315,7 @@ func parseManifest(data []byte) (*manifest, error) {
 }
 
 // check refuses what this code never wrote and could not work with: names are of files in the replica's folder and
-// nowhere else, because files are removed and written by them, and nothing is there twice.
+// nowhere else, because files are removed and written by them, nothing is there twice, and images stand on what is there.
 func (m *manifest) check() error {
 	seen := map[string]bool{}
 	once := func(kind, name string) error {
@@ -329,10 +329,10 @@ func (m *manifest) check() error {
 		return nil
 	}
 	var errs []error
-	for _, p := range m.Points {
+	for i, p := range m.Points {
 		errs = append(errs, once("point", p.Meta.ID))
 		for _, d := range p.Disks {
-			errs = append(errs, once("disk of "+p.Meta.ID, d.ID), once("file", d.Data.File), once("file", d.Map.File))
+			errs = append(errs, once("disk of "+p.Meta.ID, d.ID), once("file", d.Data.File), once("file", d.Map.File), m.stands(i, &d))
 		}
 	}
 	for _, d := range m.Stage.Disks {
@@ -348,6 +348,23 @@ func (m *manifest) check() error {
 		errs = append(errs, errors.New("an image has the manifest's name"))
 	}
 	return errors.Join(errs...)
+}
+
+// stands refuses a disk of the point at i whose images stand on anything but the same disk of the point before, or on an
+// adopted machine's own.
+func (m *manifest) stands(i int, d *pointDisk) error {
+	var below *pointDisk
+	if i > 0 {
+		below = m.Points[i-1].disk(d.ID)
+	}
+	for _, part := range imageParts {
+		on := part(d).Backing
+		if on == "" || path.IsAbs(on) || below != nil && on == part(below).File {
+			continue
+		}
+		return fmt.Errorf("image %s stands on %q, which is not of the point before", part(d).File, on)
+	}
+	return nil
 }
 
 func writeManifest(ctx context.Context, p place, dir string, m *manifest) error {
