@@ -361,6 +361,10 @@ func TestSubmitThatCannotBeKept(t *testing.T) {
 	list, err := b.List("", 0)
 	require.NoError(t, err)
 	require.Empty(t, list)
+	st.fail = func(string) error { panic("oops") }
+	require.Panics(t, func() { _, _ = b.Submit(t.Context(), "k", "g1", nil, "g1") })
+	st.fail = nil
+	require.Equal(t, api.JobSucceeded, b.wait(t, b.submit(t, "k", nil, "g1").ID).State, "what was refused holds nothing")
 	_, err = b.Submit(t.Context(), "nonsense", "g1", nil)
 	require.ErrorContains(t, err, "nonsense")
 }

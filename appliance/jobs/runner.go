@@ -70,14 +70,20 @@ func (r *Runner) accept(kind, group string, state json.RawMessage, locks []strin
 	if err != nil {
 		return nil, err
 	}
-	err = run.change("submit", func(*record) {})
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err != nil {
-		r.index.unlock(run, locks)
+	kept := false
+	defer func() { // also when the store panics: nobody else would ever give the locks back
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if kept {
+			r.index.add(run)
+		} else {
+			r.index.unlock(run, locks)
+		}
+	}()
+	if err := run.change("submit", func(*record) {}); err != nil {
 		return nil, err
 	}
-	r.index.add(run)
+	kept = true
 	return run, nil
 }
 
