@@ -46,6 +46,14 @@ func (x *index) holder(lock string) *Run {
 	return nil
 }
 
+// settling tells whether one of the locks is held by a job that is not durable yet.
+func (x *index) settling(locks []string) bool {
+	return slices.ContainsFunc(locks, func(key string) bool {
+		holder := x.holder(key)
+		return holder != nil && x.byID[holder.ID()] == nil
+	})
+}
+
 func (x *index) lock(run *Run, locks []string) {
 	for _, key := range locks {
 		x.locks[key] = run

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -302,6 +303,50 @@ func TestLocks(t *testing.T) {
 	await(t, entered)
 	_, err = b.Cancel(third.ID)
 	require.NoError(t, err)
+}
+
+// Whoever is refused is told of a job that is there, although it was just being written down.
+func TestLockOfAJobThatIsBeingWritten(t *testing.T) {
+	for name, disk := range map[string]error{"kept": nil, "not kept": errBroken} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				st, write, first := newMemory(), make(chan struct{}), true
+				b := newBench(t, st, func(_, _, phase string) {
+					if phase == "before submit" && first {
+						first = false
+						<-write
+					}
+				}, jobs.Kind{Name: "k", Steps: steps(block(make(chan struct{}, 2)))})
+				st.fail = func(key string) error {
+					if key == "job-000001" {
+						return disk
+					}
+					return nil
+				}
+				go func() { _, _ = b.Submit(t.Context(), "k", "g1", nil, "g1") }()
+				synctest.Wait()
+				var second error
+				waits := true
+				go func() {
+					_, second = b.Submit(t.Context(), "k", "g1", nil, "g1")
+					waits = false
+				}()
+				synctest.Wait()
+				require.True(t, waits)
+				close(write)
+				synctest.Wait()
+				require.False(t, waits)
+				if disk != nil {
+					require.NoError(t, second)
+					return
+				}
+				var locked *jobs.ErrLocked
+				require.ErrorAs(t, second, &locked)
+				_, err := b.Cancel(locked.Job.ID)
+				require.NoError(t, err)
+			})
+		})
+	}
 }
 
 // Until the hook has succeeded the job is not shown as ended and holds its locks.

@@ -19,18 +19,21 @@ type Runner struct {
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
 
-	mu     sync.Mutex // taken before a Run's, never while holding one
-	kinds  map[string]Kind
-	index  *index // nil until it was read from the store
-	swept  time.Time
-	newest string // id
-	closed bool
+	mu      sync.Mutex // taken before a Run's, never while holding one
+	kinds   map[string]Kind
+	index   *index    // nil until it was read from the store
+	settled sync.Cond // on mu: a job that was being written down is known, or gave up its locks
+	swept   time.Time
+	newest  string // id
+	closed  bool
 }
 
 // New makes a Runner. Register all kinds, then call Resume.
 func New(o Options) *Runner {
 	base, stop := context.WithCancelCause(context.Background())
-	return &Runner{o: o.withDefaults(), base: base, stop: stop, kinds: map[string]Kind{}}
+	r := &Runner{o: o.withDefaults(), base: base, stop: stop, kinds: map[string]Kind{}}
+	r.settled.L = &r.mu
+	return r
 }
 
 // Register makes a kind known. Registering a name twice, or no steps, is a mistake in the program and panics.
@@ -64,7 +67,7 @@ func (r *Runner) Submit(ctx context.Context, kind, group string, input any, lock
 }
 
 // accept takes the locks first and only then writes the job down, so that nobody waits for a write to the disk but the one
-// who submits.
+// who submits, and who wants the same locks.
 func (r *Runner) accept(kind, group string, state json.RawMessage, locks []string) (*Run, error) {
 	run, err := r.reserve(kind, group, state, locks)
 	if err != nil {
@@ -79,6 +82,7 @@ func (r *Runner) accept(kind, group string, state json.RawMessage, locks []strin
 		} else {
 			r.index.unlock(run, locks)
 		}
+		r.settled.Broadcast()
 	}()
 	if err := run.change("submit", func(*record) {}); err != nil {
 		return nil, err
@@ -87,6 +91,8 @@ func (r *Runner) accept(kind, group string, state json.RawMessage, locks []strin
 	return run, nil
 }
 
+// reserve takes the locks for a new job. Whoever is refused gets a job that can be looked at and cancelled: what is still
+// being written down is waited for.
 func (r *Runner) reserve(kind, group string, state json.RawMessage, locks []string) (*Run, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,6 +105,9 @@ func (r *Runner) reserve(kind, group string, state json.RawMessage, locks []stri
 	}
 	if err := r.load(); err != nil {
 		return nil, err
+	}
+	for r.index.settling(locks) {
+		r.settled.Wait()
 	}
 	for _, key := range locks {
 		if holder := r.index.holder(key); holder != nil {
