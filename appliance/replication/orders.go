@@ -83,12 +83,19 @@ func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w wo
 	if err := protection.Can(g.decision(), o); err != nil {
 		return api.Job{}, err
 	}
-	if o != protection.OrderCycle && o != protection.OrderTest && o != protection.OrderEndTest {
+	if o == protection.OrderCycle || o == protection.OrderTest || o == protection.OrderEndTest {
+		return e.submit(ctx, g, o, w)
+	}
+	for {
 		if err := e.interrupt(ctx, g.ID); err != nil {
 			return api.Job{}, err
 		}
+		job, err := e.submit(ctx, g, o, w)
+		// The schedule may have started one since.
+		if locked := (*jobs.ErrLocked)(nil); !errors.As(err, &locked) || !slices.Contains(givesWay, protection.Order(locked.Job.Kind)) {
+			return job, err
+		}
 	}
-	return e.submit(ctx, g, o, w)
 }
 
 func (e *Engine) submit(ctx context.Context, g group, o protection.Order, w work) (api.Job, error) {

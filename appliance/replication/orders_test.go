@@ -1,0 +1,40 @@
+package replication_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"understudy/api"
+)
+
+// The schedule starts a cycle just when a failover is ordered: the cycle gives way, however far its submission is.
+func TestOrderMeetsACycleThatIsBeingSubmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.machine("web")
+		w.protect(spec("shop", "web"))
+		write := make(chan struct{})
+		w.kill = func(kind, _, phase string) {
+			if kind == "cycle" && phase == "before submit" {
+				<-write
+			}
+		}
+		w.pass(time.Minute)
+		go w.engine.Tick(t.Context())
+		synctest.Wait()
+		var failover api.Job
+		var err error
+		go func() { failover, err = w.engine.Failover(t.Context(), "shop", api.FailoverOrder{Planned: true}) }()
+		synctest.Wait()
+		close(write)
+		synctest.Wait()
+		w.done(failover, err)
+		require.Equal(t, api.StateFailedOver, w.group("shop").State)
+		jobs, err := w.engine.ListJobs(t.Context(), "shop", 2)
+		require.NoError(t, err)
+		require.Equal(t, api.JobCancelled, jobs[1].State)
+	})
+}
