@@ -15,6 +15,9 @@ const (
 	replayPage = 256
 	// maxWaiting bounds the memory of events that a slow disk has not taken yet.
 	maxWaiting = 4096
+	// atOnce bounds how many of them are handed out without a pause: what a stall of the disk has piled up must not
+	// close the channels of readers that keep up.
+	atOnce = maxLag / 2
 )
 
 // progress marks events that are shown and forgotten.
@@ -73,18 +76,26 @@ func (b *Bus) Publish(e api.Event) {
 
 // write keeps and hands out until nothing is waiting.
 func (b *Bus) write() {
-	for b.flush() {
+	for b.some() {
 	}
 }
 
-// flush takes care of all events that were published before it was called; false when there were none.
-func (b *Bus) flush() bool {
+// flush takes care of all events that were published before it was called.
+func (b *Bus) flush() {
+	for range maxWaiting / atOnce {
+		b.some()
+	}
+}
+
+// some takes care of the events that wait longest; false when there were none.
+func (b *Bus) some() bool {
 	b.out.Lock()
 	defer b.out.Unlock()
 	b.mu.Lock()
-	events := b.waiting
-	b.waiting = nil
-	b.writing = b.writing && len(events) > 0
+	n := min(len(b.waiting), atOnce)
+	events := b.waiting[:n:n]
+	b.waiting = b.waiting[n:]
+	b.writing = b.writing && n > 0
 	b.room.Broadcast()
 	b.mu.Unlock()
 	b.keep(events)
@@ -97,7 +108,7 @@ func (b *Bus) flush() bool {
 			b.hand(s, e)
 		}
 	}
-	return len(events) > 0
+	return n > 0
 }
 
 // keep gives ids to the events that it could keep.

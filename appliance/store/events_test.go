@@ -197,6 +197,26 @@ func TestSlowReaderIsCutOffAndCanResume(t *testing.T) {
 	}
 }
 
+// What piled up while the disk stood still comes in portions that a reader who keeps up can take.
+func TestAReaderThatKeepsUpOutlivesAStall(t *testing.T) {
+	b := bus(t, open(t, newPath(t)))
+	events, err := b.Subscribe(t.Context(), 0)
+	require.NoError(t, err)
+	b.writing = true // the disk stands still
+	for range maxWaiting {
+		b.Publish(updated("x"))
+	}
+	var last uint64
+	for last < maxWaiting {
+		require.True(t, b.some())
+		for until := b.last; last < until; last++ {
+			e, open := next(t, events)
+			require.True(t, open)
+			require.Equal(t, last+1, e.ID)
+		}
+	}
+}
+
 func TestProgressNeverCutsAReaderOff(t *testing.T) {
 	b := bus(t, open(t, newPath(t)))
 	events, err := b.Subscribe(t.Context(), 0)
