@@ -3,6 +3,8 @@ package jobs_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,7 +35,10 @@ func FuzzRecord(f *testing.F) {
 		}
 		b := newBench(t, store, nil, jobs.Kind{Name: "k", Steps: []jobs.Step{step("one"), step("two"), step("three")},
 			Undos: map[string]func(context.Context, *jobs.Run, string) error{"un": func(context.Context, *jobs.Run, string) error { return nil }}})
-		if b.Resume(t.Context()) != nil {
+		if err := b.Resume(t.Context()); err != nil {
+			damaged := errors.Is(err, jobs.ErrDamaged)
+			require.True(t, damaged || strings.Contains(err.Error(), "unknown kind"), "%v", err)
+			require.Equal(t, record, store.data["j"], "it was touched")
 			return
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -414,6 +414,32 @@ func TestSubmitThatCannotBeKept(t *testing.T) {
 	require.ErrorContains(t, err, "nonsense")
 }
 
+// A record that makes no sense stops the appliance, which says what to do.
+func TestDamagedRecord(t *testing.T) {
+	for name, record := range map[string]string{
+		"no record":      `{}`,
+		"no steps":       `{"job":{"id":"j","kind":"k","state":"running","steps":[]}}`,
+		"negative step":  `{"job":{"id":"j","kind":"k","state":"running","steps":["s1"]},"next":-1}`,
+		"step too many":  `{"job":{"id":"j","kind":"k","state":"running","steps":["s1"]},"next":2}`,
+		"unknown state":  `{"job":{"id":"j","kind":"k","state":"?","steps":["s1"]}}`,
+		"another job":    `{"job":{"id":"other","kind":"k","state":"running","steps":["s1"]}}`,
+		"another shape":  `{"job":{"id":"j","kind":"k","state":"running","steps":"s1"}}`,
+		"no JSON at all": `{"job":`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newMemory()
+			st.data["j"] = []byte(record)
+			err := newBench(t, st, nil, jobs.Kind{Name: "k", Steps: steps(fine)}).Resume(t.Context())
+			require.ErrorIs(t, err, jobs.ErrDamaged)
+			require.ErrorContains(t, err, "job j")
+			var e *api.Error
+			require.ErrorAs(t, err, &e)
+			require.Contains(t, e.Hint, "backup")
+			require.Equal(t, record, string(st.data["j"]), "it was touched")
+		})
+	}
+}
+
 func TestProgressIsThrottled(t *testing.T) {
 	var b *bench
 	b = newBench(t, newMemory(), nil, jobs.Kind{Name: "k", Steps: steps(func(_ context.Context, r *jobs.Run) error {

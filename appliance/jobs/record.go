@@ -37,14 +37,24 @@ type record struct {
 // ErrDamaged is a record that no version of this package wrote.
 var ErrDamaged = errors.New("record of a job makes no sense")
 
-// check refuses a record that the runner could not go on with: better no start at all than a job that ends well without
-// having done anything.
-func (r record) check(id string) error {
-	states := []api.JobState{api.JobQueued, api.JobRunning, api.JobUndoing, api.JobSucceeded, api.JobFailed, api.JobCancelled}
-	if r.Job.ID != id || r.Job.Kind == "" || len(r.Job.Steps) == 0 || r.Next < 0 || r.Next > len(r.Job.Steps) || !slices.Contains(states, r.Job.State) {
-		return fmt.Errorf("%w: job %s", ErrDamaged, id)
+// readRecord refuses a record that the runner could not go on with: better no start at all than a job that ends well
+// without having done anything.
+func readRecord(id string, decode func(v any) error) (rec record, err error) {
+	if err = decode(&rec); err == nil && rec.sane(id) {
+		return rec, nil
 	}
-	return nil
+	cause := fmt.Errorf("%w: job %s", ErrDamaged, id)
+	if err != nil {
+		cause = fmt.Errorf("%w: %w", cause, err)
+	}
+	return rec, api.Errorf(api.CodeInternal, "Put back a copy of the state database from a backup. Without one, move it away and connect "+
+		"the hosts again: replicas and their recovery points are kept on the hosts, not in this file.", "%w", cause)
+}
+
+func (r record) sane(id string) bool {
+	states := []api.JobState{api.JobQueued, api.JobRunning, api.JobUndoing, api.JobSucceeded, api.JobFailed, api.JobCancelled}
+	return r.Job.ID == id && r.Job.Kind != "" && len(r.Job.Steps) > 0 && r.Next >= 0 && r.Next <= len(r.Job.Steps) &&
+		slices.Contains(states, r.Job.State)
 }
 
 type undo struct {

@@ -137,11 +137,8 @@ func (r *Runner) load() error {
 	}
 	found := newIndex()
 	err := r.o.Store.Each(Bucket, func(id string, decode func(v any) error) error {
-		var rec record
-		if err := decode(&rec); err != nil {
-			return err
-		}
-		if err := rec.check(id); err != nil {
+		rec, err := readRecord(id, decode)
+		if err != nil {
 			return err
 		}
 		run := newRun(r, rec)
