@@ -93,11 +93,15 @@ func someGroup() api.Group {
 	}
 }
 
-// splitGroup runs on both sides.
+// splitGroup runs on both sides, and had other troubles before.
 func splitGroup() api.Group {
 	g := someGroup()
 	g.Name, g.State, g.Problem = "split", api.StateFailedOver, "started, but web1: http: connection refused"
-	g.Alerts = []api.Alert{{Kind: api.AlertSplitBrain, Since: *ago(time.Minute), Message: "split brain: db1 runs on kvm1 although it was failed over to kvm2", Hint: "Order fence."}}
+	g.Alerts = []api.Alert{
+		{Kind: "news", Since: *ago(3 * time.Hour), Message: "an alert of a later version"},
+		{Kind: api.AlertMismatch, Since: *ago(time.Hour), Message: "web1 differs from its source", Hint: "The next point repairs it."},
+		{Kind: api.AlertSplitBrain, Since: *ago(time.Minute), Message: "split brain: db1 runs on kvm1 although it was failed over to kvm2", Hint: "Order fence."},
+	}
 	return g
 }
 

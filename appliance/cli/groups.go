@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -154,7 +156,7 @@ func (a *app) showGroup(g api.Group) error {
 		if len(g.Alerts) > 0 {
 			fmt.Fprintln(w)
 			t := newTable(w, "ALERT", "SINCE", "WHAT", "WHAT TO DO")
-			for _, alert := range g.Alerts {
+			for _, alert := range worstFirst(g.Alerts) {
 				t.row(alert.Kind, stamp(alert.Since), alert.Message, alert.Hint)
 			}
 			t.flush()
@@ -173,9 +175,23 @@ func (a *app) showGroup(g api.Group) error {
 // trouble is the worst that is wrong with a group, in one line.
 func trouble(g api.Group) string {
 	if len(g.Alerts) > 0 {
-		return g.Alerts[0].Message
+		return worstFirst(g.Alerts)[0].Message
 	}
 	return g.Problem
+}
+
+// severity orders alerts by what waiting costs.
+var severity = []string{api.AlertSplitBrain, api.AlertDiverged, api.AlertStray, api.AlertMismatch}
+
+// worstFirst leaves alerts that weigh the same in their order, oldest first. Those that this version does not know come last.
+func worstFirst(alerts []api.Alert) []api.Alert {
+	rank := func(a api.Alert) int {
+		if i := slices.Index(severity, a.Kind); i >= 0 {
+			return i
+		}
+		return len(severity)
+	}
+	return slices.SortedStableFunc(slices.Values(alerts), func(a, b api.Alert) int { return cmp.Compare(rank(a), rank(b)) })
 }
 
 func policyFacts(p api.Policy) []string {
