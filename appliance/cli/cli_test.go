@@ -331,6 +331,16 @@ func TestBadOutcomes(t *testing.T) {
 	}
 }
 
+// What differed is shown, and the command fails all the same.
+func TestVerifyThatFindsADifference(t *testing.T) {
+	serve(t, working(api.JobFailed))
+	var term terminal
+	exit := term.run(t.Context(), "verify", "web")
+	require.NotZero(t, exit)
+	golden(t, filepath.Join("testdata", "verify-failed.txt"),
+		fmt.Sprintf("$ understudy verify web\n%s%s--- exit %d\n", term.out.String(), block("stderr", term.err.String()), exit))
+}
+
 func TestInterruptedWaitTellsThatTheJobGoesOn(t *testing.T) {
 	svc := newAppliance()
 	svc.job = someJob(api.JobRunning)
