@@ -2,8 +2,8 @@
 // the log of events, and the bus that hands events on. It knows how to keep values, never what they mean, and it never
 // touches a host: what a host says about points and machines is the truth, whatever stands here.
 //
-// Every change is durable when its method returns; changes that wait at the same time are written together. The file is checked in full, read-only, before anything is written,
-// so that a damaged or a newer one is left exactly as it was found.
+// Every change is durable when its method returns; changes that wait at the same time are written together. The file is
+// checked in full, read-only, before anything is written, so that a damaged or a newer one is left exactly as it was found.
 package store
 
 import (
