@@ -119,12 +119,7 @@ func (hv *Hypervisor) PowerFail() {
 		if r.draft != nil {
 			r.draft.release()
 		}
-		for _, p := range r.points {
-			for _, d := range p.disks {
-				d.content.powerFail(chance)
-				d.hashes.powerFail(chance)
-			}
-		}
+		r.powerFail(chance)
 	}
 	for _, r := range slices.Clone(hv.readers) {
 		r.release()

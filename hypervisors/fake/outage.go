@@ -5,18 +5,50 @@ import "math/rand/v2"
 // sectorSize is what a disk writes whole or not at all when the power fails.
 const sectorSize = 512
 
-// powerFail decides the fate of each block that was written since the last flush. Writes reach a disk in any order, so
-// that what became of one block says nothing about another.
-func (v *volume) powerFail(chance *rand.Rand) {
+// powerFail fails the power of all points. A flush of a point flushes none of those below it, and what is lost of them is
+// lost for all that stands on them.
+func (r *replica) powerFail(chance *rand.Rand) {
+	for at, p := range r.points {
+		for _, d := range p.disks {
+			var contents, hashes []*image
+			for _, later := range r.points[at+1:] {
+				if above := later.disk(d.id); above != nil {
+					contents = append(contents, above.content.now, above.content.stable)
+					hashes = append(hashes, above.hashes.now, above.hashes.stable)
+				}
+			}
+			for _, m := range r.hv.machines {
+				if m.replica == r {
+					if above, err := m.disk(d.id); err == nil {
+						contents = append(contents, above.image)
+					}
+				}
+			}
+			d.content.powerFail(chance, contents)
+			d.hashes.powerFail(chance, hashes)
+		}
+	}
+}
+
+// powerFail decides the fate of each block that was written since the last flush, also as the images above see it (nil
+// ones see nothing). Writes reach a disk in any order, so that what became of one block says nothing about another.
+func (v *volume) powerFail(chance *rand.Rand, above []*image) {
 	if v.stable == nil {
 		return
 	}
 	kept := []float64{0, 0.2, 0.8, 0.98}[chance.IntN(4)]
 	for _, i := range differing(v.stable, v.now) {
+		was := v.now.block(i)
 		if chance.Float64() >= kept {
 			v.now.put(i, v.stable.block(i))
 		} else if chance.IntN(2) == 0 {
 			v.tear(i, chance)
+		}
+		is := v.now.block(i)
+		for _, im := range above {
+			if is != was && im != nil && i*blockSize < im.size && im.block(i) == was {
+				im.put(i, is)
+			}
 		}
 	}
 	v.flush()
