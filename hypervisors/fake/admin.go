@@ -1,7 +1,6 @@
 package fake
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"maps"
@@ -211,17 +210,21 @@ func (hv *Hypervisor) Rot(replica, pointID, disk string, off int64, p []byte) er
 	if d == nil || off < 0 || off+int64(len(p)) > d.content.now.size {
 		return fmt.Errorf("disk %s of point %s: %w", disk, pointID, hypervisors.ErrNotFound)
 	}
-	before := make([]byte, blockSize)
-	now := make([]byte, blockSize)
-	first := off / blockSize * blockSize
-	d.content.now.readAt(before, first)
-	for _, other := range r.points {
-		shared := other.disk(disk)
-		if shared == nil {
-			continue
+	for len(p) > 0 {
+		part := p[:min(int64(len(p)), blockSize-off%blockSize)]
+		if err := r.rot(disk, d.content.now.block(off/blockSize), off, part); err != nil {
+			return err
 		}
-		if shared.content.now.readAt(now, first); bytes.Equal(now, before) {
-			if err := shared.content.now.writeAt(p, off); err != nil {
+		p, off = p[len(part):], off+int64(len(part))
+	}
+	return nil
+}
+
+// rot changes a part of one block, nil being one that was never written, in all points that have it.
+func (r *replica) rot(disk string, b *block, off int64, part []byte) error {
+	for _, at := range r.points {
+		if d := at.disk(disk); d != nil && d.content.now.block(off/blockSize) == b && off+int64(len(part)) <= d.content.now.size {
+			if err := d.content.now.writeAt(part, off); err != nil {
 				return err
 			}
 		}

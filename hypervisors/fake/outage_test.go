@@ -143,3 +143,26 @@ func TestPowerFailureTakesOnlyWhatWasNotFlushed(t *testing.T) {
 	require.Greater(t, kept, 10)
 	require.Greater(t, torn, 10)
 }
+
+// Damage over several blocks reaches the points that share each of them, and no other.
+func TestRotReachesThePointsThatShareTheBlock(t *testing.T) {
+	hv, r := vessel(t)
+	const block = snapshot.BlockSize
+	commit(t, r, "p1", func(disk hypervisors.DraftDisk) { fill(t, disk, 1, 0, size-2*block) })
+	commit(t, r, "p2", func(disk hypervisors.DraftDisk) { fill(t, disk, 2, block, 2*block) })
+	require.NoError(t, hv.Rot("r", "p1", "vda", block/2, bytes.Repeat([]byte{9}, 2*block)))
+	first := bytes.Repeat([]byte{1}, size-2*block)
+	first = append(first, make([]byte, 2*block)...)
+	second := bytes.Clone(first)
+	copy(second[block:], bytes.Repeat([]byte{2}, block))
+	copy(first[block/2:], bytes.Repeat([]byte{9}, 2*block))
+	copy(second[block/2:], bytes.Repeat([]byte{9}, block/2))
+	copy(second[2*block:], bytes.Repeat([]byte{9}, block/2))
+	require.True(t, bytes.Equal(first, read(t, r, "p1")))
+	require.True(t, bytes.Equal(second, read(t, r, "p2")))
+	require.Error(t, hv.Rot("r", "p1", "vda", size-1, []byte{9, 9}), "beyond the end")
+
+	require.NoError(t, hv.Rot("r", "p2", "vda", block, []byte{8})) // its own block
+	require.EqualValues(t, 9, read(t, r, "p1")[block])
+	require.EqualValues(t, 8, read(t, r, "p2")[block])
+}
