@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -213,58 +212,6 @@ func TestCancelOfAnEndedJobIsRefused(t *testing.T) {
 	require.Equal(t, api.CodeNotFound, api.CodeOf(err))
 }
 
-// Between Forgive and the next Undo there is no way back.
-func TestCancelAfterForgive(t *testing.T) {
-	forgiven, rearmed, proceed := make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
-	w := newWorld()
-	undo := func(_ context.Context, _ *jobs.Run, arg string) error { w.remove(arg); return nil }
-	b := newBench(t, newMemory(), nil, jobs.Kind{Name: "k", Steps: steps(
-		func(_ context.Context, r *jobs.Run) error { return r.Undo("remove", "old") },
-		func(_ context.Context, r *jobs.Run) error {
-			defer func() { forgiven <- struct{}{}; <-proceed }()
-			return r.Forgive()
-		},
-		func(ctx context.Context, r *jobs.Run) error {
-			if err := r.Undo("remove", "new"); err != nil {
-				return err
-			}
-			return block(rearmed)(ctx, r)
-		}), Undos: map[string]func(context.Context, *jobs.Run, string) error{"remove": undo}})
-	id := b.submit(t, "k", nil).ID
-	await(t, forgiven)
-	_, err := b.Cancel(id)
-	require.Equal(t, api.CodeConflict, api.CodeOf(err))
-	close(proceed)
-	await(t, rearmed)
-	_, err = b.Cancel(id)
-	require.NoError(t, err)
-	require.Equal(t, api.JobCancelled, b.wait(t, id).State)
-	require.Equal(t, []string{"remove new"}, w.log())
-}
-
-// The step was past its point of no return when the cancel came, and trips over its dead context: it is done again.
-func TestForgiveDropsACancelThatCameBefore(t *testing.T) {
-	entered := make(chan struct{}, 1)
-	var rounds atomic.Int32
-	b := newBench(t, newMemory(), nil, jobs.Kind{Name: "k", Steps: steps(func(ctx context.Context, r *jobs.Run) error {
-		if rounds.Add(1) == 2 {
-			return ctx.Err()
-		}
-		entered <- struct{}{}
-		<-ctx.Done() // a commit at the target went through all the same
-		if err := r.Forgive(); err != nil {
-			return err
-		}
-		return ctx.Err()
-	}, fine)})
-	id := b.submit(t, "k", nil).ID
-	await(t, entered)
-	_, err := b.Cancel(id)
-	require.NoError(t, err)
-	require.Equal(t, api.JobSucceeded, b.wait(t, id).State)
-	require.EqualValues(t, 2, rounds.Load())
-}
-
 // A cancel during the last step that finishes all the same changes nothing.
 func TestCancelThatComesTooLate(t *testing.T) {
 	entered := make(chan struct{}, 1)
@@ -277,76 +224,6 @@ func TestCancelThatComesTooLate(t *testing.T) {
 	_, err := b.Cancel(id)
 	require.NoError(t, err)
 	require.Equal(t, api.JobSucceeded, b.wait(t, id).State)
-}
-
-func TestLocks(t *testing.T) {
-	entered := make(chan struct{}, 2)
-	b := newBench(t, newMemory(), nil, jobs.Kind{Name: "k", Steps: steps(block(entered))})
-	first := b.submit(t, "k", nil, "g1", "host-a")
-	await(t, entered)
-	_, err := b.Submit(t.Context(), "k", "g1", nil, "other", "host-a")
-	var locked *jobs.ErrLocked
-	require.ErrorAs(t, err, &locked)
-	require.Equal(t, first.ID, locked.Job.ID)
-	require.Equal(t, "host-a", locked.Key)
-	require.Equal(t, api.CodeConflict, api.CodeOf(err))
-	require.Contains(t, err.Error(), first.ID)
-
-	free := b.submit(t, "k", nil, "other") // what was refused holds nothing
-	await(t, entered)
-	for _, id := range []string{first.ID, free.ID} {
-		_, err := b.Cancel(id)
-		require.NoError(t, err)
-		b.wait(t, id)
-	}
-	third := b.submit(t, "k", nil, "g1", "other")
-	await(t, entered)
-	_, err = b.Cancel(third.ID)
-	require.NoError(t, err)
-}
-
-// Whoever is refused is told of a job that is there, although it was just being written down.
-func TestLockOfAJobThatIsBeingWritten(t *testing.T) {
-	for name, disk := range map[string]error{"kept": nil, "not kept": errBroken} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				st, write, first := newMemory(), make(chan struct{}), true
-				b := newBench(t, st, func(_, _, phase string) {
-					if phase == "before submit" && first {
-						first = false
-						<-write
-					}
-				}, jobs.Kind{Name: "k", Steps: steps(block(make(chan struct{}, 2)))})
-				st.fail = func(key string) error {
-					if key == "job-000001" {
-						return disk
-					}
-					return nil
-				}
-				go func() { _, _ = b.Submit(t.Context(), "k", "g1", nil, "g1") }()
-				synctest.Wait()
-				var second error
-				waits := true
-				go func() {
-					_, second = b.Submit(t.Context(), "k", "g1", nil, "g1")
-					waits = false
-				}()
-				synctest.Wait()
-				require.True(t, waits)
-				close(write)
-				synctest.Wait()
-				require.False(t, waits)
-				if disk != nil {
-					require.NoError(t, second)
-					return
-				}
-				var locked *jobs.ErrLocked
-				require.ErrorAs(t, second, &locked)
-				_, err := b.Cancel(locked.Job.ID)
-				require.NoError(t, err)
-			})
-		})
-	}
 }
 
 // Until the hook has succeeded the job is not shown as ended and holds its locks.
@@ -394,50 +271,6 @@ func TestStoreThatFailsHoldsTheJobUp(t *testing.T) {
 	job := b.wait(t, b.submit(t, "k", nil).ID)
 	require.Equal(t, api.JobSucceeded, job.State)
 	require.Equal(t, 3, strings.Count(b.logText(), "disk full"))
-}
-
-func TestSubmitThatCannotBeKept(t *testing.T) {
-	st := newMemory()
-	st.fail = func(string) error { return errBroken }
-	b := newBench(t, st, nil, jobs.Kind{Name: "k", Steps: steps(fine)})
-	_, err := b.Submit(t.Context(), "k", "g1", nil, "g1")
-	require.ErrorIs(t, err, errBroken)
-	st.fail = nil
-	list, err := b.List("", 0)
-	require.NoError(t, err)
-	require.Empty(t, list)
-	st.fail = func(string) error { panic("oops") }
-	require.Panics(t, func() { _, _ = b.Submit(t.Context(), "k", "g1", nil, "g1") })
-	st.fail = nil
-	require.Equal(t, api.JobSucceeded, b.wait(t, b.submit(t, "k", nil, "g1").ID).State, "what was refused holds nothing")
-	_, err = b.Submit(t.Context(), "nonsense", "g1", nil)
-	require.ErrorContains(t, err, "nonsense")
-}
-
-// A record that makes no sense stops the appliance, which says what to do.
-func TestDamagedRecord(t *testing.T) {
-	for name, record := range map[string]string{
-		"no record":      `{}`,
-		"no steps":       `{"job":{"id":"j","kind":"k","state":"running","steps":[]}}`,
-		"negative step":  `{"job":{"id":"j","kind":"k","state":"running","steps":["s1"]},"next":-1}`,
-		"step too many":  `{"job":{"id":"j","kind":"k","state":"running","steps":["s1"]},"next":2}`,
-		"unknown state":  `{"job":{"id":"j","kind":"k","state":"?","steps":["s1"]}}`,
-		"another job":    `{"job":{"id":"other","kind":"k","state":"running","steps":["s1"]}}`,
-		"another shape":  `{"job":{"id":"j","kind":"k","state":"running","steps":"s1"}}`,
-		"no JSON at all": `{"job":`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			st := newMemory()
-			st.data["j"] = []byte(record)
-			err := newBench(t, st, nil, jobs.Kind{Name: "k", Steps: steps(fine)}).Resume(t.Context())
-			require.ErrorIs(t, err, jobs.ErrDamaged)
-			require.ErrorContains(t, err, "job j")
-			var e *api.Error
-			require.ErrorAs(t, err, &e)
-			require.Contains(t, e.Hint, "backup")
-			require.Equal(t, record, string(st.data["j"]), "it was touched")
-		})
-	}
 }
 
 func TestProgressIsThrottled(t *testing.T) {
