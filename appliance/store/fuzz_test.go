@@ -95,22 +95,22 @@ func damage(good, patches []byte, cut uint16, checksums bool) []byte {
 }
 
 // sample is a small file with what the appliance keeps: buckets of one page and of several, a long value, free pages.
-func sample(f *testing.F) []byte {
-	path := filepath.Join(f.TempDir(), "state.db")
+func sample(t testing.TB) []byte {
+	path := filepath.Join(t.TempDir(), "state.db")
 	db, err := Open(path)
-	require.NoError(f, err)
+	require.NoError(t, err)
 	for i := range 30 {
-		require.NoError(f, db.Put("things", fmt.Sprintf("%04d", i), map[string]any{"n": i, "text": fmt.Sprintf("%0300d", i)}))
+		require.NoError(t, db.Put("things", fmt.Sprintf("%04d", i), map[string]any{"n": i, "text": fmt.Sprintf("%0300d", i)}))
 		_, err := db.AppendEvent(api.Event{Kind: "job", Action: "updated", Subject: fmt.Sprint(i)})
-		require.NoError(f, err)
+		require.NoError(t, err)
 	}
-	require.NoError(f, db.Put("groups", "long", fmt.Sprintf("%09000d", 1)))
+	require.NoError(t, db.Put("groups", "long", fmt.Sprintf("%09000d", 1)))
 	for i := range 10 {
-		require.NoError(f, db.Delete("things", fmt.Sprintf("%04d", 2*i)))
+		require.NoError(t, db.Delete("things", fmt.Sprintf("%04d", 2*i)))
 	}
-	require.NoError(f, db.Close())
+	require.NoError(t, db.Close())
 	content, err := os.ReadFile(path)
-	require.NoError(f, err)
+	require.NoError(t, err)
 	return content
 }
 
