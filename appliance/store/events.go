@@ -14,23 +14,20 @@ import (
 // keepEvents bounds the log: enough to resume after a night without a reader, a few MB at most.
 const keepEvents = 10_000
 
-// AppendEvent gives the event the next id and keeps it. Ids ascend without gaps, over restarts too; the newest 10,000
-// events are kept.
-func (db *DB) AppendEvent(e api.Event) (api.Event, error) {
-	kept, err := db.appendEvents([]api.Event{e})
-	if err != nil {
-		return api.Event{}, err
-	}
-	return kept[0], nil
-}
-
-// appendEvents keeps several, all of them or none.
+// appendEvents gives the events the next ids and keeps them, all of them or none. Ids ascend without gaps, over restarts
+// too; the newest 10,000 events are kept.
 func (db *DB) appendEvents(events []api.Event) ([]api.Event, error) {
-	kept := slices.Clone(events)
-	err := db.queue.write(db.bolt, func(tx *bbolt.Tx) error {
+	kept, values := slices.Clone(events), make([][]byte, len(events))
+	for i, e := range events { // here, where it keeps nobody else waiting; the id is in the key
+		var err error
+		if values[i], err = json.Marshal(e); err != nil {
+			return nil, fmt.Errorf("keep event: %w", err)
+		}
+	}
+	err := db.queue.write(db.bolt, func(tx *bbolt.Tx) (err error) {
 		b := tx.Bucket([]byte(eventsBucket))
 		for i := range kept {
-			if err := appendEvent(b, &kept[i]); err != nil {
+			if kept[i].ID, err = appendEvent(b, values[i]); err != nil {
 				return err
 			}
 		}
@@ -42,21 +39,17 @@ func (db *DB) appendEvents(events []api.Event) ([]api.Event, error) {
 	return kept, nil
 }
 
-func appendEvent(b *bbolt.Bucket, e *api.Event) (err error) {
-	if e.ID, err = b.NextSequence(); err != nil {
-		return err
+func appendEvent(b *bbolt.Bucket, value []byte) (id uint64, err error) {
+	if id, err = b.NextSequence(); err != nil {
+		return 0, err
 	}
-	value, err := json.Marshal(e)
-	if err != nil {
-		return err
+	if err := b.Put(eventKey(id), value); err != nil {
+		return 0, err
 	}
-	if err := b.Put(eventKey(e.ID), value); err != nil {
-		return err
+	if id <= keepEvents {
+		return id, nil
 	}
-	if e.ID <= keepEvents {
-		return nil
-	}
-	return b.Delete(eventKey(e.ID - keepEvents))
+	return id, b.Delete(eventKey(id - keepEvents))
 }
 
 // EventsAfter gives at most limit of the events with an id above this one, ascending. Where the first one is not id+1,
@@ -67,9 +60,11 @@ func (db *DB) EventsAfter(id uint64, limit int) ([]api.Event, error) {
 		c := tx.Bucket([]byte(eventsBucket)).Cursor()
 		for k, v := c.Seek(eventKey(id + 1)); k != nil && len(events) < limit; k, v = c.Next() {
 			var e api.Event
-			if err := decode(eventsBucket, fmt.Sprint(binary.BigEndian.Uint64(k)), v, &e); err != nil {
+			at := binary.BigEndian.Uint64(k)
+			if err := decode(eventsBucket, fmt.Sprint(at), v, &e); err != nil {
 				return err
 			}
+			e.ID = at
 			events = append(events, e)
 		}
 		return nil

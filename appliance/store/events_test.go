@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,14 @@ func updated(subject string) api.Event {
 	return api.Event{Kind: "group", Action: "updated", Subject: subject}
 }
 
+func appendOne(db *DB, e api.Event) (api.Event, error) {
+	kept, err := db.appendEvents([]api.Event{e})
+	if err != nil {
+		return api.Event{}, err
+	}
+	return kept[0], nil
+}
+
 // next waits for one event; the deadline only ends a test that hangs.
 func next(t *testing.T, events <-chan api.Event) (api.Event, bool) {
 	t.Helper()
@@ -41,7 +50,7 @@ func TestEventIdsAscendWithoutGaps(t *testing.T) {
 	db := open(t, path)
 	require.Zero(t, db.LastEvent())
 	for i := range 3 {
-		e, err := db.AppendEvent(updated(fmt.Sprint(i)))
+		e, err := appendOne(db, updated(fmt.Sprint(i)))
 		require.NoError(t, err)
 		require.EqualValues(t, i+1, e.ID)
 	}
@@ -49,7 +58,7 @@ func TestEventIdsAscendWithoutGaps(t *testing.T) {
 
 	db = open(t, path)
 	require.EqualValues(t, 3, db.LastEvent())
-	e, err := db.AppendEvent(updated("3"))
+	e, err := appendOne(db, updated("3"))
 	require.NoError(t, err)
 	require.EqualValues(t, 4, e.ID)
 	events, err := db.EventsAfter(1, 2)
@@ -65,7 +74,7 @@ func TestNewestEventsAreKept(t *testing.T) {
 	db.bolt.NoSync = true // speed only: this test does not cut power
 	const extra = 25
 	for range keepEvents + extra {
-		_, err := db.AppendEvent(updated("x"))
+		_, err := appendOne(db, updated("x"))
 		require.NoError(t, err)
 	}
 	events, err := db.EventsAfter(0, 2*keepEvents)
@@ -263,6 +272,16 @@ func TestEventsAreKeptBeforeTheyAreSeen(t *testing.T) {
 	}
 }
 
+// An event that cannot be written down takes no change of others along.
+func TestAnEventThatCannotBeKept(t *testing.T) {
+	db := open(t, newPath(t))
+	settle := gather(t, db, 1, func(int) error { return db.Put("things", "a", 1) })
+	_, err := appendOne(db, api.Event{Kind: "job", Job: &api.Job{Result: map[string]float64{"ratio": math.NaN()}}})
+	require.Error(t, err)
+	require.NoError(t, settle()[0])
+	require.Zero(t, db.LastEvent())
+}
+
 func TestCloseKeepsWhatWasPublished(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
@@ -279,12 +298,7 @@ func TestCloseKeepsWhatWasPublished(t *testing.T) {
 func TestPublishWaitsForASlowDisk(t *testing.T) {
 	db := open(t, newPath(t))
 	b := bus(t, db)
-	release := make(chan struct{})
-	held := make(chan struct{})
-	go func() { // somebody's write that takes long
-		_ = db.Update(func(*Tx) error { close(held); <-release; return nil })
-	}()
-	<-held
+	release := hold(t, db) // somebody's write takes long
 	var published atomic.Int64
 	var wg sync.WaitGroup
 	most := 0
@@ -298,7 +312,7 @@ func TestPublishWaitsForASlowDisk(t *testing.T) {
 		}
 	})
 	require.Eventually(t, func() bool { return published.Load() >= maxWaiting }, time.Minute, time.Millisecond)
-	close(release)
+	release()
 	wg.Wait()
 	b.flush()
 	require.LessOrEqual(t, most, maxWaiting)

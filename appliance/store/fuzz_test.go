@@ -55,7 +55,7 @@ func FuzzStateFile(f *testing.F) {
 			return // a value that is damaged within a page: whoever reads it is told
 		}
 		require.NoError(t, db.Put("things", "new", "value"))
-		e, err := db.AppendEvent(api.Event{Kind: "group"})
+		e, err := appendOne(db, api.Event{Kind: "group"})
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
 
@@ -101,7 +101,7 @@ func sample(t testing.TB) []byte {
 	require.NoError(t, err)
 	for i := range 30 {
 		require.NoError(t, db.Put("things", fmt.Sprintf("%04d", i), map[string]any{"n": i, "text": fmt.Sprintf("%0300d", i)}))
-		_, err := db.AppendEvent(api.Event{Kind: "job", Action: "updated", Subject: fmt.Sprint(i)})
+		_, err := appendOne(db, api.Event{Kind: "job", Action: "updated", Subject: fmt.Sprint(i)})
 		require.NoError(t, err)
 	}
 	require.NoError(t, db.Put("groups", "long", fmt.Sprintf("%09000d", 1)))
@@ -117,19 +117,23 @@ func sample(t testing.TB) []byte {
 // readAll reads every value, and every event.
 func readAll(db *DB) (map[string]json.RawMessage, error) {
 	all := map[string]json.RawMessage{}
+	var buckets []string
 	err := db.bolt.View(func(tx *bbolt.Tx) error {
 		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
-			if string(name) == eventsBucket {
-				return nil
+			if string(name) != eventsBucket {
+				buckets = append(buckets, string(name))
 			}
-			return (&Tx{tx}).Each(string(name), func(key string, decode func(any) error) error {
-				var v json.RawMessage
-				err := decode(&v)
-				all[key] = v
-				return err
-			})
+			return nil
 		})
 	})
+	for _, bucket := range buckets {
+		err = errors.Join(err, db.Each(bucket, func(key string, decode func(any) error) error {
+			var v json.RawMessage
+			err := decode(&v)
+			all[key] = v
+			return err
+		}))
+	}
 	if err == nil {
 		_, err = db.EventsAfter(0, 1000)
 	}

@@ -3,6 +3,8 @@ package store
 import (
 	"errors"
 	"fmt"
+	"math"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +19,7 @@ func hold(t *testing.T, db *DB) (release func()) {
 	held, let := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := db.Update(func(*Tx) error { close(held); <-let; return nil }); err != nil {
+		if err := db.queue.write(db.bolt, func(*bbolt.Tx) error { close(held); <-let; return nil }); err != nil {
 			t.Error(err)
 		}
 	})
@@ -70,31 +72,25 @@ func TestChangesThatWaitAreWrittenTogether(t *testing.T) {
 	}
 }
 
-// A change that fails takes nothing with it, and leaves nothing of its own.
+// What cannot be kept is refused before it waits together with others, who would fail with it.
 func TestAChangeThatFailsFailsAlone(t *testing.T) {
 	db := open(t, newPath(t))
-	broken := errors.New("broken")
-	settle := gather(t, db, 9, func(i int) error {
-		return db.Update(func(tx *Tx) error {
-			if err := tx.Put("things", fmt.Sprint(i), i); err != nil || i%3 != 0 {
-				return err
-			}
-			return broken
-		})
-	})
-	for i, err := range settle() {
-		var got int
-		if i%3 == 0 {
-			require.ErrorIs(t, err, broken)
-			require.ErrorIs(t, db.Get("things", fmt.Sprint(i), &got), ErrNotFound)
-			continue
-		}
+	settle := gather(t, db, 3, func(i int) error { return db.Put("things", fmt.Sprint(i), i) })
+	long := strings.Repeat("k", bbolt.MaxKeySize+1)
+	for _, err := range []error{
+		db.Put(metaBucket, "a", 1), db.Put(eventsBucket, "a", 1), db.Put("", "a", 1), db.Put("things", "", 1),
+		db.Put(long, "a", 1), db.Put("things", long, 1), db.Put("things", "a", math.Inf(1)), db.Put("things", "a", func() {}),
+		db.Delete(metaBucket, "a"), db.Delete(eventsBucket, "a"), db.Delete("", "a"),
+	} {
+		require.Error(t, err)
+	}
+	for _, err := range settle() {
 		require.NoError(t, err)
-		require.NoError(t, db.Get("things", fmt.Sprint(i), &got))
 	}
 }
 
-func TestAPanicStaysWithTheChangeThatMadeIt(t *testing.T) {
+// When bbolt itself gives up in the middle, whoever waited with it is told that nothing was kept.
+func TestWhoeverWaitedWithAPanicIsTold(t *testing.T) {
 	db := open(t, newPath(t))
 	settle := gather(t, db, 5, func(i int) (err error) {
 		defer func() {
@@ -102,20 +98,21 @@ func TestAPanicStaysWithTheChangeThatMadeIt(t *testing.T) {
 				err = fmt.Errorf("panic %v", p)
 			}
 		}()
-		return db.Update(func(tx *Tx) error {
-			if i == 2 {
-				panic(i)
-			}
-			return tx.Put("things", fmt.Sprint(i), i)
-		})
-	})
-	for i, err := range settle() {
 		if i == 2 {
-			require.EqualError(t, err, "panic 2")
-		} else {
-			require.NoError(t, err)
+			return db.queue.write(db.bolt, func(*bbolt.Tx) error { panic("page 7") })
+		}
+		return db.Put("things", fmt.Sprint(i), i)
+	})
+	panics := 0
+	for _, err := range settle() {
+		if !errors.Is(err, errLost) {
+			require.EqualError(t, err, "panic page 7") // in whoever was the one to write
+			panics++
 		}
 	}
+	require.Equal(t, 1, panics)
+	require.NoError(t, db.Put("things", "after", 1))
+	require.ErrorIs(t, db.Get("things", "0", new(int)), ErrNotFound)
 }
 
 // Whoever waits is told when nothing can be written.

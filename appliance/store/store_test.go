@@ -2,7 +2,6 @@ package store
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -71,39 +70,4 @@ func TestEachStopsAtTheFirstError(t *testing.T) {
 	err := db.Each("things", func(string, func(any) error) error { calls++; return enough })
 	require.ErrorIs(t, err, enough)
 	require.Equal(t, 1, calls)
-}
-
-func TestUpdateIsAllOrNothing(t *testing.T) {
-	db := open(t, newPath(t))
-	require.NoError(t, db.Put("things", "old", 1))
-	broken := errors.New("broken")
-	err := db.Update(func(tx *Tx) error {
-		require.NoError(t, tx.Put("things", "new", 2))
-		require.NoError(t, tx.Delete("things", "old"))
-		var n int
-		require.NoError(t, tx.Get("things", "new", &n), "a transaction sees its own changes")
-		return broken
-	})
-	require.ErrorIs(t, err, broken)
-	var n int
-	require.NoError(t, db.Get("things", "old", &n))
-	require.ErrorIs(t, db.Get("things", "new", &n), ErrNotFound)
-
-	require.NoError(t, db.Update(func(tx *Tx) error {
-		for i := range 3 {
-			require.NoError(t, tx.Put("things", fmt.Sprint("n", i), i))
-		}
-		return tx.Each("things", func(key string, _ func(any) error) error { return tx.Delete("things", key) })
-	}))
-	require.NoError(t, db.Each("things", func(key string, _ func(any) error) error {
-		return fmt.Errorf("%s is left", key)
-	}))
-}
-
-func TestBucketsOfTheStoreAreClosed(t *testing.T) {
-	db := open(t, newPath(t))
-	for _, bucket := range []string{metaBucket, eventsBucket} {
-		require.Error(t, db.Put(bucket, "x", 1))
-		require.Error(t, db.Delete(bucket, "x"))
-	}
 }
