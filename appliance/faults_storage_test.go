@@ -96,17 +96,23 @@ func (s *stage) stateFull() {
 		job, err = s.d.WaitJob(s.ctx, job.ID, nil)
 		require.NoError(s.t, err)
 		s.t.Logf("the cycle %s: %s | %s", job.State, job.Error, job.Hint)
+		if job.State == api.JobFailed {
+			require.Contains(s.t, job.Error, "no space left on device")
+			require.Contains(s.t, job.Hint, hintStateFull)
+		}
 	}
 	for range 2 { // one that was committed and not recorded is learned of, but nobody knows that it was verified
 		s.d.succeeded(s.d.SyncNow(s.ctx, faultGroup))
 	}
 }
 
+const hintStateFull = "Free space where the appliance keeps its state"
+
 func (s *stage) isNoSpace(err error) {
 	require.Equal(s.t, api.CodeNoSpace, api.CodeOf(err), "%v", err)
 	var e *api.Error
 	require.ErrorAs(s.t, err, &e)
-	require.Contains(s.t, e.Hint, "Free space where the appliance keeps its state")
+	require.Contains(s.t, e.Hint, hintStateFull)
 	s.t.Logf("told: %s | %s", e.Message, e.Hint)
 }
 

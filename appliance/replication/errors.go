@@ -2,7 +2,6 @@ package replication
 
 import (
 	"errors"
-	"syscall"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -16,7 +15,7 @@ func public(err error) error {
 		return err
 	}
 	var locked *jobs.ErrLocked
-	code, hint := api.CodeInternal, hypervisors.Hint(err)
+	code := api.CodeInternal
 	switch {
 	case errors.As(err, &locked), errors.Is(err, hypervisors.ErrRunning), errors.Is(err, hypervisors.ErrBusy),
 		errors.Is(err, hypervisors.ErrNameTaken), errors.Is(err, hypervisors.ErrMACTaken):
@@ -27,8 +26,6 @@ func public(err error) error {
 		code = api.CodeNotFound
 	case errors.Is(err, hypervisors.ErrNoSpace):
 		code = api.CodeNoSpace
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT): // no driver's: those say ErrNoSpace
-		code, hint = api.CodeNoSpace, "Free space where the appliance keeps its state: nothing can be ordered until it can be written down."
 	case errors.Is(err, hypervisors.ErrUnknownNetwork), errors.Is(err, hypervisors.ErrUnknownStorage), errors.Is(err, hypervisors.ErrScheme),
 		errors.Is(err, hypervisors.ErrInvalid), errors.Is(err, hypervisors.ErrIncapable):
 		code = api.CodeInvalid
@@ -37,7 +34,7 @@ func public(err error) error {
 		errors.Is(err, hypervisors.ErrForeign):
 		code = api.CodeHost
 	}
-	return &api.Error{Code: code, Message: err.Error(), Hint: hint, Err: err}
+	return &api.Error{Code: code, Message: err.Error(), Hint: hypervisors.Hint(err), Err: err}
 }
 
 func asPublic(err error) *api.Error {

@@ -3,8 +3,11 @@ package store
 import (
 	"errors"
 	"sync"
+	"syscall"
 
 	"go.etcd.io/bbolt"
+
+	"understudy/api"
 )
 
 // queue writes changes that wait at the same time in one transaction: they share its two syncs. Nobody waits for others to
@@ -54,9 +57,19 @@ func settle(db *bbolt.DB, all []*change) {
 		}
 		return nil
 	})
+	err = full(err)
 	for _, c := range all {
 		c.done, c.err = true, err
 	}
+}
+
+// full says what to do where there is no room.
+func full(err error) error {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
+	}
+	return api.Errorf(api.CodeNoSpace, "Free space where the appliance keeps its state: nothing can be ordered until it can be written down.",
+		"state database: %w", err)
 }
 
 var errLost = errors.New("the state database gave up in the middle of a write")
