@@ -73,8 +73,8 @@ func (e *Engine) undo(do func(ctx context.Context, t *task, arg string) error) f
 func dataLock(group string) string { return "data:" + group }
 func testLock(group string) string { return "test:" + group }
 
-// order checks whether a group allows an order now and submits its job. A cycle that runs gives way to every order but
-// another cycle: what it has not committed, the order does not need.
+// order checks whether a group allows an order now and submits its job. A mirror or cycle that runs gives way to every
+// order but another one: what it has not committed, the order does not need.
 func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w work) (api.Job, error) {
 	g, err := e.group(ref)
 	if err != nil {
@@ -83,7 +83,8 @@ func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w wo
 	if err := protection.Can(g.decision(), o); err != nil {
 		return api.Job{}, err
 	}
-	if o == protection.OrderCycle || o == protection.OrderTest || o == protection.OrderEndTest {
+	switch o {
+	case protection.OrderMirror, protection.OrderCycle, protection.OrderTest, protection.OrderEndTest:
 		return e.submit(ctx, g, o, w)
 	}
 	for {

@@ -38,3 +38,24 @@ func TestOrderMeetsACycleThatIsBeingSubmitted(t *testing.T) {
 		require.Equal(t, api.JobCancelled, jobs[1].State)
 	})
 }
+
+// Who orders a cycle while the first mirror runs must not start that again from nothing.
+func TestMirrorDoesNotGiveWayToItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.machine("web")
+		copied := make(chan struct{})
+		w.kill = func(kind, step, phase string) {
+			if kind == "mirror" && step == "copy" && phase == "before do" {
+				<-copied
+			}
+		}
+		g, err := w.engine.CreateGroup(t.Context(), spec("shop", "web"))
+		require.NoError(t, err)
+		synctest.Wait()
+		_, err = w.engine.SyncNow(t.Context(), "shop")
+		w.refused(err, api.CodeConflict, "mirror")
+		close(copied)
+		w.done(api.Job{ID: g.Job}, nil)
+	})
+}
