@@ -16,7 +16,7 @@ SEED ?=
 # the list cannot be made.
 list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
 
-.PHONY: help deps build demo test check fmt vet lint race real drift crash soak bench fuzz smoke faults clean
+.PHONY: help deps build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +31,14 @@ demo: build ## protect, test, fail over and back between two real hosts; HEADLES
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-test: deps race real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
+test: deps race simulate real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
 
 race: deps ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
 	set -x; go test -race -count=1 -timeout 30m $$pure
+
+simulate: deps ## ten thousand cycles with random faults on fake hosts, in simulated time; SEED=n repeats a run exactly
+	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'
 
 # One package at a time: each has a lab of its own, and its guests are emulated.
 real: deps ## tests against real libvirt hosts and guests
