@@ -34,6 +34,45 @@ func TestDraftIsDiscardedWhileHostIsAway(t *testing.T) {
 	w.check(r)
 }
 
+// TestDiscardIsTriedAgain discards a draft once more when its host is back, as the engine does. What it removes then is
+// its own: a draft that was opened meanwhile for the same point is left alone.
+func TestDiscardIsTriedAgain(t *testing.T) {
+	w := newWorld(t)
+	r := w.create()
+	w.mustAdd(r, "p1")
+	here := w.h.place
+	lose := func() hypervisors.Draft {
+		d, err := r.Draft(w.ctx, w.request("p2"))
+		require.NoError(t, err)
+		w.h.place = awayPlace{here}
+		for range 2 {
+			require.ErrorIs(t, d.Discard(w.ctx), hypervisors.ErrUnreachable)
+		}
+		w.h.place = here
+		require.Equal(t, pointFiles("p1", "p2"), w.images(r))
+		return d
+	}
+	d := lose()
+	for range 2 {
+		require.NoError(t, d.Discard(w.ctx))
+		require.Equal(t, pointFiles("p1"), w.images(r))
+	}
+	names, err := list(w.ctx, w.h.place, exportDir)
+	require.NoError(t, err)
+	require.Empty(t, names, "sockets of the draft's export")
+
+	d = lose()
+	next, err := r.Draft(w.ctx, w.request("p2"))
+	require.NoError(t, err)
+	require.NoError(t, d.Discard(w.ctx))
+	now, err := w.scribble(next, w.want["p1"])
+	require.NoError(t, err)
+	require.NoError(t, next.Commit(w.ctx, describe(w.request("p2"))))
+	w.want["p2"], w.ids = now, append(w.ids, "p2")
+	require.NoError(t, d.Discard(w.ctx))
+	w.check(r)
+}
+
 func TestForgottenWhileHostIsAway(t *testing.T) {
 	ctx := testContext(t)
 	g, vm := standingGuest(t)

@@ -18,9 +18,10 @@ type replica struct {
 	id   string
 	dir  string
 
-	// turn is held by whoever works on the replica, and draft is its holder's.
+	// turn is held by whoever works on the replica; what follows is its holder's.
 	turn  chan struct{}
-	draft *draft
+	draft *draft // the open one
+	left  *draft // one that was given up and may have left files; nil once they are gone
 
 	mu      sync.Mutex
 	readers map[string]int // open readers by point

@@ -181,6 +181,7 @@ func (r *replica) openDraft(ctx context.Context, m *manifest, req hypervisors.Dr
 	if _, err := r.removeLeftovers(ctx, m); err != nil {
 		return nil, err
 	}
+	r.left = nil
 	if err := r.checkSpace(ctx, req.ExpectBytes); err != nil {
 		return nil, err
 	}
@@ -348,17 +349,18 @@ func (d *draft) abandon(ctx context.Context, m *manifest) error {
 	return removeAll(ctx, d.replica.host.place, d.replica.paths(files...)...)
 }
 
-// Discard gives the draft up. After Commit, also one that failed late, only the manifest decides.
+// Discard gives the draft up. After Commit, also one that failed late, only the manifest decides. After a failure it can
+// be called again, and removes what it left.
 func (d *draft) Discard(ctx context.Context) error {
 	r := d.replica
 	ctx = context.WithoutCancel(ctx)
 	return r.alone(ctx, "discard the draft of", func() error {
-		if r.draft != d {
+		if r.draft != d && r.left != d {
 			return nil // and perhaps there is no replica any more
 		}
-		// Whatever comes of it: a draft that stayed open because its host was away would be in the way for ever. The
-		// next one finds what this one leaves.
-		r.draft = nil
+		// Whatever comes of it: a draft that stayed open because its host was away would be in the way for ever. What it
+		// leaves is removed by the next try, or by the next draft, whose files may have the same names.
+		r.draft, r.left = nil, d
 		m, err := r.load(ctx)
 		if errors.Is(err, hypervisors.ErrNotFound) {
 			m, err = &manifest{}, nil // somebody else deleted it; the export must end all the same
@@ -367,7 +369,11 @@ func (d *draft) Discard(ctx context.Context) error {
 			_ = d.close(ctx)
 			return err
 		}
-		return d.abandon(ctx, m)
+		if err := d.abandon(ctx, m); err != nil {
+			return err
+		}
+		r.left = nil
+		return nil
 	})
 }
 
