@@ -73,6 +73,55 @@ func TestDiscardIsTriedAgain(t *testing.T) {
 	w.check(r)
 }
 
+// TestCloseIsTriedAgain closes a checkpoint once more when its host is back: its job must not run on. The job of the next
+// checkpoint looks the same, and is left alone.
+func TestCloseIsTriedAgain(t *testing.T) {
+	ctx := testContext(t)
+	g, vm := standingGuest(t)
+	h := openHost(t, testLab.Source.URI)
+	m := newMirror(h, vm)
+	virt, place := h.virt, h.place
+	runs := func(file string) bool {
+		_, err := testLab.Source.Virsh(ctx, "backup-dumpxml", g.Name)
+		_, gone := testLab.Source.Exec(ctx, "test", "-e", file)
+		require.Equal(t, err == nil, gone == nil, "job and scratch file go together")
+		return err == nil
+	}
+	lose := func() (cp *checkpoint, scratch string) {
+		cp = m.take(t, false).(*checkpoint)
+		m.apply(t, cp)
+		cp.stopReading(errRead) // nothing else looks at the host now
+		h.virt = newVirt(func(context.Context) (string, error) { return "", errClosed })
+		h.place = awayPlace{place}
+		for range 2 {
+			require.ErrorIs(t, cp.Close(ctx), hypervisors.ErrUnreachable)
+		}
+		h.virt, h.place = virt, place
+		scratch = cp.plans[0].disks[0].scratch
+		require.True(t, runs(scratch))
+		return cp, scratch
+	}
+	cp, scratch := lose()
+	require.True(t, h.locks.try(vm))
+	require.ErrorIs(t, cp.Close(ctx), hypervisors.ErrBusy)
+	require.True(t, runs(scratch))
+	h.locks.release(vm)
+	for range 2 {
+		require.NoError(t, cp.Close(ctx))
+		require.False(t, runs(scratch))
+	}
+	undisturbed(t, testLab.Source, map[string][]string{g.Name: {string(cp.ChangeIDs()[vm])}})
+
+	cp, scratch = lose()
+	next := m.take(t, false)
+	require.ErrorIs(t, cp.Close(ctx), hypervisors.ErrBusy)
+	m.apply(t, next)
+	require.False(t, h.locks.try(vm), "a retry must not unlock the next checkpoint's machine")
+	require.NoError(t, next.Close(ctx))
+	require.NoError(t, cp.Close(ctx))
+	require.False(t, runs(scratch))
+}
+
 func TestForgottenWhileHostIsAway(t *testing.T) {
 	ctx := testContext(t)
 	g, vm := standingGuest(t)

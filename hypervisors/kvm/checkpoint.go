@@ -33,7 +33,8 @@ type checkpoint struct {
 
 	// closing is held by whoever ends the jobs, so that nobody takes the next checkpoint's job for this one's.
 	closing sync.Mutex
-	closed  bool
+	// closed says that Close was tried, and that the machines are no longer locked for this checkpoint.
+	closed bool
 }
 
 var errRead = fmt.Errorf("the checkpoint was closed: %w", net.ErrClosed)
@@ -129,26 +130,38 @@ func (cp *checkpoint) open(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the jobs and waits until their scratch space is free again.
+// Close ends the jobs and waits until their scratch space is free again. After a failure it can be called again, and ends
+// what is left.
 func (cp *checkpoint) Close(ctx context.Context) error {
 	cp.stopReading(errRead)
 	cp.closing.Lock()
 	defer cp.closing.Unlock()
-	if cp.closed {
-		return nil
-	}
 	// Given up by the caller or not: guests must not pay for a checkpoint that nobody reads.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupPatience)
 	defer cancel()
-	err := together(cp.plans, func(p *plan) error { return cp.host.release(ctx, p) })
+	err := together(cp.plans, func(p *plan) error { return cp.giveBack(ctx, p) })
 	for _, p := range cp.plans {
 		cp.host.open.drop(p.vm, cp)
 	}
 	cp.closed = true
 	if err != nil {
-		return &hypervisors.Error{Op: "close", Subject: "checkpoint", Err: err, Hint: "What is left is removed at the next connect."}
+		return &hypervisors.Error{Op: "close", Subject: "checkpoint", Err: err, Hint: "What is left is removed by the next cycle, or at the next connect."}
 	}
 	return nil
+}
+
+// giveBack releases a plan, or once more what an earlier Close has left of it. That one gave the machine free for the next
+// checkpoint, whose job looks like this one's; so the machine must be ours again first.
+func (cp *checkpoint) giveBack(ctx context.Context, p *plan) error {
+	if p.released {
+		return nil
+	}
+	if cp.closed && !cp.host.locks.try(p.vm) {
+		return busy("this appliance works on machine " + p.name + " already")
+	}
+	err := cp.host.release(ctx, p)
+	p.released = err == nil
+	return err
 }
 
 // undo is Close for a checkpoint that did not come about: its tracking goes too.

@@ -94,6 +94,8 @@ type plan struct {
 	checkpoint string
 	socket     string
 	begun      bool
+	// released says that nothing of it is left at the host but the change tracking.
+	released bool
 }
 
 type planDisk struct {
@@ -343,7 +345,8 @@ func (h *host) undo(ctx context.Context, p *plan) error {
 	return errors.Join(append(all, h.release(ctx, p))...)
 }
 
-// release gives back what a plan holds, but the change tracking.
+// release gives back what a plan holds, but the change tracking; the machine's lock also when that fails, as the next
+// checkpoint removes what is left.
 func (h *host) release(ctx context.Context, p *plan) error {
 	var all []error
 	if p.begun {
