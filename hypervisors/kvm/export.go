@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"path"
@@ -33,6 +34,7 @@ const exportPatience = time.Minute
 // export is a qemu-storage-daemon that serves images over NBD for as long as this process lives.
 type export struct {
 	place  place
+	log    *slog.Logger
 	proc   *process
 	socket string
 	qmp    string
@@ -69,7 +71,7 @@ func (h *host) startExport(ctx context.Context, prefix string, images []exported
 	var id [6]byte
 	rand.Read(id[:])
 	stem := path.Join(exportDir, prefix+hex.EncodeToString(id[:]))
-	e := &export{place: h.place, socket: stem + ".nbd", qmp: stem + ".qmp", lanes: map[string]string{}}
+	e := &export{place: h.place, log: h.log, socket: stem + ".nbd", qmp: stem + ".qmp", lanes: map[string]string{}}
 	argv := []string{"qemu-storage-daemon",
 		"--chardev", "socket,id=qmp,server=on,wait=off,path=" + e.qmp, "--monitor", "chardev=qmp",
 		"--nbd-server", "addr.type=unix,max-connections=0,addr.path=" + e.socket}
@@ -147,21 +149,39 @@ func (e *export) open(ctx context.Context, name string, connections int) (*nbd.C
 	return c, nil
 }
 
-// openLane connects to the lane of an image, nil where it has none.
+// openLane connects to the lane of an image, nil where it has none. Nothing depends on a lane: where there should be one
+// and it cannot be used, NBD does it all, only slower.
 func (e *export) openLane(ctx context.Context, name string) (*vhost.Lane, error) {
 	socket, ok := e.lanes[name]
 	if !ok {
 		return nil, nil
 	}
-	conn, err := e.place.Dial(ctx, socket)
+	lane, err := openLane(ctx, e.place, socket)
+	if err == nil {
+		return lane, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	e.log.Warn("disk cannot be written through shared memory", "disk", name, "reason", err.Error())
+	return nil, nil
+}
+
+// lanePatience bounds the handshake: behind it there is a process of this machine that serves the image already.
+const lanePatience = 10 * time.Second
+
+func openLane(ctx context.Context, p place, socket string) (*vhost.Lane, error) {
+	ctx, cancel := context.WithTimeout(ctx, lanePatience)
+	defer cancel()
+	conn, err := p.Dial(ctx, socket)
 	if err != nil {
-		return nil, e.died(err)
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
 	lane, err := vhost.Open(conn.(*net.UnixConn), vhost.Options{Memory: snapshot.CopyMemory})
-	if errors.Is(err, vhost.ErrProtocol) {
-		return nil, nil // another dialect; NBD does it all, only slower
+	if !stop() && err == nil {
+		_ = lane.Close() // its connection is being closed
+		return nil, ctx.Err()
 	}
 	return lane, err
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -111,6 +113,48 @@ func TestLane(t *testing.T) {
 	loan, giveBack = remote.Lend(512)
 	require.Nil(t, loan)
 	giveBack()
+}
+
+// dialed is a place of which only the sockets matter.
+type dialed struct{ place }
+
+func (dialed) Dial(ctx context.Context, name string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "unix", name)
+}
+
+// TestLaneIsOptional gives images lanes that are of no use. Only the end of ctx is an error.
+func TestLaneIsOptional(t *testing.T) {
+	dir := t.TempDir()
+	listen := func(name string, serve func(net.Conn)) string {
+		l, err := net.Listen("unix", filepath.Join(dir, name))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+				serve(conn)
+			}
+		}()
+		return l.Addr().String()
+	}
+	silent := make(chan net.Conn, 1)
+	e := &export{place: dialed{}, log: testLog(t), lanes: map[string]string{
+		"none":     filepath.Join(dir, "none"),
+		"hangs up": listen("hangup", func(c net.Conn) { _ = c.Close() }),
+		"garbage":  listen("garbage", func(c net.Conn) { _, _ = c.Write(make([]byte, 4096)) }),
+		"silent":   listen("silent", func(c net.Conn) { silent <- c }),
+	}}
+	for _, name := range []string{"without", "none", "hangs up", "garbage"} {
+		lane, err := e.openLane(t.Context(), name)
+		require.NoError(t, err, name)
+		require.Nil(t, lane, name)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-silent
+		cancel()
+	}()
+	_, err := e.openLane(ctx, "silent")
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestCancelledDraftLeavesNothing(t *testing.T) {
