@@ -23,8 +23,10 @@ import (
 )
 
 var (
-	// ErrClosed means that the lane was closed, or that the server went away.
+	// ErrClosed means that the lane was closed by its user.
 	ErrClosed = errors.New("vhost: lane closed")
+	// ErrGone means that the server went away.
+	ErrGone = errors.New("vhost: server went away")
 	// ErrStalled means that the server took requests and finished none for as long as the lane's patience.
 	ErrStalled = errors.New("vhost: server does not answer")
 	// ErrFailed is a write that the server could not do. It does not say why; the same write over NBD does.
@@ -176,7 +178,7 @@ func (l *Lane) WriteAt(p []byte, off int64) (int, error) {
 	l.sent.Add(1)
 	if l.ring.submit(slot, off/SectorSize, at, len(p)) {
 		if _, err := l.kick.Write(one); err != nil {
-			l.fail(fmt.Errorf("%w: %w", ErrClosed, err))
+			l.fail(fmt.Errorf("%w: %w", ErrGone, err))
 		}
 	}
 	select {
@@ -200,7 +202,7 @@ func (l *Lane) complete() {
 	var count [8]byte
 	for {
 		if _, err := l.call.Read(count[:]); err != nil {
-			l.fail(fmt.Errorf("%w: %w", ErrClosed, err))
+			l.fail(fmt.Errorf("%w: %w", ErrGone, err))
 			return
 		}
 		if err := l.ring.collect(func(slot int, status byte) {
@@ -223,7 +225,7 @@ func (l *Lane) attend() {
 	for {
 		_ = l.conn.SetReadDeadline(time.Now().Add(l.patience))
 		if _, err := l.conn.Read(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
-			l.fail(fmt.Errorf("%w: the server hung up", ErrClosed))
+			l.fail(fmt.Errorf("%w: it hung up", ErrGone))
 			return
 		}
 		if owed && l.done.Load() == done {

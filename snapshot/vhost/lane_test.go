@@ -156,7 +156,7 @@ func TestTrouble(t *testing.T) {
 		patience       time.Duration
 		want           error
 	}{
-		"killed":  {nil, func(d *disk, _ *vhost.Lane) { require.NoError(t, d.daemon.Process.Kill()) }, 0, vhost.ErrClosed},
+		"killed":  {nil, func(d *disk, _ *vhost.Lane) { require.NoError(t, d.daemon.Process.Kill()) }, 0, vhost.ErrGone},
 		"stopped": {func(d *disk, _ *vhost.Lane) { stop(d) }, nil, 50 * time.Millisecond, vhost.ErrStalled},
 		"closed":  {func(d *disk, _ *vhost.Lane) { stop(d) }, func(_ *disk, l *vhost.Lane) { require.NoError(t, l.Close()) }, 0, vhost.ErrClosed},
 	} {
