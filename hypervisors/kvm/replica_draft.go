@@ -119,14 +119,18 @@ func (s *served) outcome(op string, err error) error {
 
 // explain says what became of the export: that a connection was lost says nothing to a person.
 func (s *served) explain(op string, err error) error {
-	if err == nil || isEnd(err) || errors.Is(err, nbd.ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case err == nil || isEnd(err), errors.Is(err, nbd.ErrClosed), errors.Is(err, vhost.ErrClosed),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
 	e := &hypervisors.Error{Op: op, Subject: s.subject, Err: noSpace(err), Hint: "The next cycle starts from the last recovery point."}
+	var reply *nbd.Error
 	switch {
 	case errors.Is(e.Err, hypervisors.ErrNoSpace):
 		e.Hint = hintNoSpace
-	case errors.Is(err, nbd.ErrStalled):
+	case errors.As(err, &reply): // so the daemon lives
+	case errors.Is(err, nbd.ErrStalled), errors.Is(err, vhost.ErrStalled):
 		e.Err, e.Hint = fmt.Errorf("%w: %w", hypervisors.ErrTimeout, err), "Look whether the storage there hangs. "+e.Hint
 	default:
 		e.Err = s.export.died(err)

@@ -4,15 +4,21 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"understudy/hypervisors"
 	"understudy/snapshot"
+	"understudy/snapshot/nbd"
+	"understudy/snapshot/vhost"
 )
 
 // smallStorage gives the target host a storage of a few megabytes for one test.
@@ -155,6 +161,42 @@ func TestLaneIsOptional(t *testing.T) {
 	}()
 	_, err := e.openLane(ctx, "silent")
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+// TestExportErrors gives a draft's errors their words. The daemon of this export lives, so none of them needs to wait for
+// what it says when it ends, but a connection that is lost.
+func TestExportErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		err   error
+		is    error
+		hint  string
+		waits time.Duration
+	}{
+		"closed":          {nbd.ErrClosed, nbd.ErrClosed, "", 0},
+		"lane closed":     {fmt.Errorf("write: %w", vhost.ErrClosed), vhost.ErrClosed, "", 0},
+		"stalled":         {nbd.ErrStalled, hypervisors.ErrTimeout, "Look whether the storage", 0},
+		"lane stalled":    {vhost.ErrStalled, hypervisors.ErrTimeout, "Look whether the storage", 0},
+		"answered":        {&nbd.Error{Op: "write", Errno: uint32(syscall.EIO)}, syscall.EIO, "The next cycle", 0},
+		"answered: full":  {&nbd.Error{Op: "write", Errno: uint32(syscall.ENOSPC)}, hypervisors.ErrNoSpace, "Free space", 0},
+		"connection lost": {io.ErrUnexpectedEOF, io.ErrUnexpectedEOF, "The next cycle", time.Second},
+		"lane lost":       {vhost.ErrGone, vhost.ErrGone, "The next cycle", time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &served{export: &export{proc: &process{done: make(chan struct{})}}, subject: "disk"}
+				start := time.Now()
+				err := s.outcome("write to", c.err)
+				require.Equal(t, c.waits, time.Since(start))
+				require.ErrorIs(t, err, c.is)
+				require.True(t, s.broken.Load())
+				if c.hint == "" {
+					require.Equal(t, c.err, err)
+					return
+				}
+				require.Contains(t, hypervisors.Hint(err), c.hint)
+			})
+		})
+	}
 }
 
 func TestCancelledDraftLeavesNothing(t *testing.T) {
