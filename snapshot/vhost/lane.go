@@ -207,10 +207,7 @@ func (l *Lane) complete() {
 		}
 		if err := l.ring.collect(func(slot int, status byte) {
 			l.done.Add(1)
-			select {
-			case l.wait[slot] <- status:
-			default: // answered twice; nobody waits for this one
-			}
+			l.wait[slot] <- status // has room: there is one answer for each request
 		}); err != nil {
 			l.fail(err)
 			return

@@ -46,6 +46,8 @@ type ring struct {
 	mu   sync.Mutex // guards next
 	next uint16     // of the available ring
 	seen uint16     // of the used ring; only collect uses it
+	// owed says of each slot that the server has still to answer what is in it.
+	owed [slots]atomic.Bool
 }
 
 func newRing(mem []byte) *ring {
@@ -80,6 +82,7 @@ func (r *ring) submit(slot int, sector, at int64, length int) (tell bool) {
 	binary.LittleEndian.PutUint32(h[4:], 0)
 	binary.LittleEndian.PutUint64(h[8:], uint64(sector))
 	h[statusAt] = statusNot
+	r.owed[slot].Store(true)
 	r.describe(slot, 1, guestBase+at, length, descNext)
 
 	r.mu.Lock()
@@ -91,7 +94,8 @@ func (r *ring) submit(slot int, sector, at int64, length int) (tell bool) {
 	return atomic.LoadUint32(r.word(used))&usedNoNotify == 0
 }
 
-// collect reports the requests that were answered since the last call. It must not run twice at once.
+// collect reports the requests that were answered since the last call. It must not run twice at once. A server that
+// answers what nobody asked is not believed: taken for the answer to a later request, that would make a write look done.
 func (r *ring) collect(answer func(slot int, status byte)) error {
 	for {
 		index := uint16(atomic.LoadUint32(r.word(used)) >> 16)
@@ -107,7 +111,11 @@ func (r *ring) collect(answer func(slot int, status byte)) error {
 				return fmt.Errorf("%w: answer to request %d", ErrProtocol, id)
 			}
 			slot := int(id / perRequest)
-			answer(slot, r.mem[header(slot)+statusAt])
+			status := r.mem[header(slot)+statusAt]
+			if !r.owed[slot].CompareAndSwap(true, false) || status == statusNot {
+				return fmt.Errorf("%w: request %d was answered twice, or without a status", ErrProtocol, id)
+			}
+			answer(slot, status)
 		}
 	}
 }
