@@ -1,11 +1,15 @@
 package kvm
 
 import (
+	"bytes"
 	"context"
 	"io"
+	"runtime"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"libvirt.org/go/libvirt"
 
 	"understudy/hypervisors"
 )
@@ -144,4 +148,48 @@ func TestForgottenWhileHostIsAway(t *testing.T) {
 	undisturbed(t, testLab.Source, map[string][]string{g.Name: {string(m.since)}})
 	_, err = testLab.Source.Exec(ctx, "test", "!", "-e", scratch)
 	require.NoError(t, err, "the scratch file of a checkpoint that was killed is still there")
+}
+
+// TestLateCleanUpDoesNothing: what was given up because libvirt did not answer must not be done when it answers at last,
+// as the next cycle may be at work by then.
+func TestLateCleanUpDoesNothing(t *testing.T) {
+	g, vm := standingGuest(t)
+	h := openHost(t, testLab.Source.URI)
+	ended, cancel := context.WithCancel(testContext(t))
+	virt, asked, answers := h.virt, make(chan struct{}), make(chan struct{})
+	h.virt = newVirt(func(ctx context.Context) (string, error) {
+		close(asked)
+		<-answers
+		return virt.socket(ctx)
+	})
+	t.Cleanup(h.virt.close)
+	go func() {
+		<-asked
+		cancel()
+	}()
+	var late atomic.Bool
+	err := h.insist(ended, vm, func(*libvirt.Domain) error {
+		late.Store(true)
+		return nil
+	})
+	require.ErrorIs(t, err, hypervisors.ErrTimeout)
+	close(answers)
+	waitFor(t, "the late answer has come", func() bool {
+		stacks := make([]byte, 1<<20)
+		return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("kvm.(*host).insist"))
+	})
+	require.False(t, late.Load())
+
+	// The same, when it was begun already.
+	cp := newMirror(h, vm).take(t, false).(*checkpoint)
+	plan := cp.plans[0]
+	require.NoError(t, h.onDomain(testContext(t), vm, func(d *libvirt.Domain) error {
+		require.ErrorIs(t, endJob(ended, d), context.Canceled)
+		require.ErrorIs(t, h.endOwnJob(ended, d, plan), context.Canceled)
+		return nil
+	}))
+	virsh(t, testLab.Source, "backup-dumpxml", g.Name)
+	require.NoError(t, cp.Close(testContext(t)))
+	_, err = h.virt.conn(ended)
+	require.ErrorIs(t, err, context.Canceled)
 }

@@ -62,7 +62,7 @@ func (h *host) cleanMachine(ctx context.Context, d *libvirt.Domain, keep hypervi
 	defer h.locks.release(def.id)
 	name := def.next.Name
 	if def.reader != nil && def.reader.Owner == h.owner {
-		if err := h.stopReader(d); err != nil {
+		if err := h.stopReader(ctx, d); err != nil {
 			return nil, fmt.Errorf("machine %s: %w", name, err)
 		}
 		removed = append(removed, "reader of machine "+name)

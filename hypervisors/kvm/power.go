@@ -134,11 +134,19 @@ func (h *host) onDomain(ctx context.Context, id string, do func(*libvirt.Domain)
 }
 
 // insist is onDomain for cleaning up: while libvirtd is away it waits for its return, until ctx ends. Then it also gives
-// up what libvirt does not answer, because QEMU hangs; do must do nothing more that matters after its ctx has ended.
+// up what libvirt does not answer, because QEMU hangs. By the time that the answer comes the next cycle may be at work,
+// so do, which is not begun any more then, must look at ctx before each step that could disturb one.
 func (h *host) insist(ctx context.Context, id string, do func(*libvirt.Domain) error) error {
 	for {
 		answer := make(chan error, 1)
-		go func() { answer <- h.onDomain(ctx, id, do) }()
+		go func() {
+			answer <- h.onDomain(ctx, id, func(d *libvirt.Domain) error {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return do(d)
+			})
+		}()
 		var err error
 		select {
 		case err = <-answer:

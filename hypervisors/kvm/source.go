@@ -289,6 +289,9 @@ func endJob(ctx context.Context, d *libvirt.Domain) error {
 		if err != nil {
 			return virtError(err)
 		}
+		if err := ctx.Err(); err != nil {
+			return err // it may be another job by now
+		}
 		// Repeated, since the first one may come before the job takes orders; an error says that it just ended.
 		if err := d.AbortJob(); err != nil && virtCode(err) != libvirt.ERR_OPERATION_INVALID {
 			return virtError(err)
@@ -330,11 +333,11 @@ func (h *host) undo(ctx context.Context, p *plan) error {
 	var all []error
 	if p.begun {
 		all = append(all, ignoreGone(h.insist(ctx, p.vm, func(d *libvirt.Domain) error {
-			if err := endJob(ctx, d); err != nil {
+			if err := endJob(ctx, d); err != nil || p.checkpoint == "" {
 				return err
 			}
-			if p.checkpoint == "" {
-				return nil
+			if err := ctx.Err(); err != nil {
+				return err // the name may be another one's by now
 			}
 			return h.deleteCheckpoint(d, p.checkpoint)
 		})))
@@ -361,7 +364,7 @@ func (h *host) release(ctx context.Context, p *plan) error {
 	}
 	all = append(all, removeAll(ctx, h.place, files...))
 	if p.reader {
-		all = append(all, ignoreGone(h.insist(ctx, p.vm, h.stopReader)))
+		all = append(all, ignoreGone(h.insist(ctx, p.vm, func(d *libvirt.Domain) error { return h.stopReader(ctx, d) })))
 	}
 	h.locks.release(p.vm)
 	return errors.Join(all...)

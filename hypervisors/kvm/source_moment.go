@@ -331,6 +331,9 @@ func (h *host) resume(ctx context.Context, vm string) error {
 		if err != nil || state != libvirt.DOMAIN_PAUSED {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return err // it may be held for another moment by now
+		}
 		return d.Resume()
 	}))
 }

@@ -74,15 +74,18 @@ func (h *host) endReader(ctx context.Context, vm string, mark *readerMark) error
 	if cp := h.open.of(vm); cp != nil {
 		cp.giveWay("the machine is being started", "The next cycle reads it while it runs.")
 	}
-	return h.onDomain(ctx, vm, h.stopReader)
+	return h.onDomain(ctx, vm, func(d *libvirt.Domain) error { return h.stopReader(ctx, d) })
 }
 
 // stopReader ends the process of a reader in good order, so that QEMU writes its bitmaps. A machine that is off, or
 // really runs, is left alone.
-func (h *host) stopReader(d *libvirt.Domain) error {
+func (h *host) stopReader(ctx context.Context, d *libvirt.Domain) error {
 	def, err := define(d)
 	if err != nil || def.reader == nil || def.reader.Owner != h.owner {
 		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err // it may be another reader by now
 	}
 	err = virtError(d.DestroyFlags(libvirt.DOMAIN_DESTROY_GRACEFUL))
 	if err != nil && !isActive(d) {

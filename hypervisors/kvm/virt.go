@@ -53,11 +53,11 @@ const (
 )
 
 func (v *virt) conn(ctx context.Context) (*libvirt.Connect, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := ctx.Err(); err != nil { // perhaps it was a long wait: who connects holds the mutex
+		return nil, err
+	}
 	if v.closed {
 		return nil, errClosed
 	}
