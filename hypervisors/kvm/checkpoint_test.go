@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -195,4 +199,41 @@ func TestClean(t *testing.T) {
 	m.check(t)
 	out := virsh(t, testLab.Source, "checkpoint-dumpxml", g.Name, "theirs", "--size")
 	require.True(t, bytes.Contains([]byte(out), []byte("size=")), out)
+}
+
+// stuck is a place with a folder whose storage hangs, and others that are full.
+type stuck struct {
+	place
+	asked atomic.Int32
+	back  chan struct{}
+}
+
+func (s *stuck) Run(_ context.Context, _ io.Reader, argv ...string) ([]byte, error) {
+	if argv[len(argv)-1] == "/hung" {
+		s.asked.Add(1)
+		<-s.back
+	}
+	return []byte("1 100 4096"), nil
+}
+
+// TestWatchOfHungStorage looks at scratch space of which some does not answer: what can be seen decides all the same.
+func TestWatchOfHungStorage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		place := &stuck{back: make(chan struct{})}
+		hung := &scratchSpace{dir: "/hung", reserve: leastScratch}
+		cp := &checkpoint{host: &host{place: place, log: slog.New(slog.DiscardHandler)}, scratch: []*scratchSpace{hung}}
+		for range 3 {
+			short, why := cp.look(t.Context())
+			require.True(t, short)
+			require.Empty(t, why)
+		}
+		require.EqualValues(t, 1, place.asked.Load())
+		cp.scratch = append(cp.scratch, &scratchSpace{dir: "/full", reserve: leastScratch})
+		_, why := cp.look(t.Context())
+		require.Contains(t, why, "/full")
+		close(place.back)
+		synctest.Wait()
+		_, why = cp.look(t.Context())
+		require.Contains(t, why, "/hung")
+	})
 }

@@ -21,9 +21,40 @@ type scratchSpace struct {
 	dir string
 	// reserve is the free space below which the checkpoint gives way.
 	reserve int64
+	// asked is where the answer comes to a question that was asked already; nil: none was. Only the watch uses it.
+	asked chan measured
+}
+
+type measured struct {
+	space
+	err error
+}
+
+// free measures the room, for lookPatience at most. Storage that hangs is not asked again until it has answered, as each
+// question that it holds costs a thread.
+func (s *scratchSpace) free(ctx context.Context, p place) (space, error) {
+	if s.asked == nil {
+		asked := make(chan measured, 1)
+		go func() {
+			room, err := freeSpace(ctx, p, s.dir)
+			asked <- measured{room, err}
+		}()
+		s.asked = asked
+	}
+	patience := time.NewTimer(lookPatience)
+	defer patience.Stop()
+	select {
+	case m := <-s.asked:
+		s.asked = nil
+		return m.space, m.err
+	case <-patience.C:
+		return space{}, fmt.Errorf("%w: the storage does not answer", hypervisors.ErrTimeout)
+	}
 }
 
 const (
+	// lookPatience is how long one look waits for storage before it goes on to what else there is to see.
+	lookPatience = time.Second
 	// leastScratch free bytes are needed to begin at all.
 	leastScratch = 64 << 20
 	// largestReserve is what a fast guest writes between two looks.
@@ -85,7 +116,7 @@ func (cp *checkpoint) watch() {
 // while libvirtd restarts, is no reason.
 func (cp *checkpoint) look(ctx context.Context) (short bool, why string) {
 	for _, s := range cp.scratch {
-		room, err := freeSpace(ctx, cp.host.place, s.dir)
+		room, err := s.free(ctx, cp.host.place)
 		if err != nil {
 			cp.host.log.Debug("scratch space cannot be measured", "folder", s.dir, "reason", err.Error())
 			short = true

@@ -28,25 +28,65 @@ type files interface {
 
 var _ files = (*localPlace)(nil)
 
-// open opens a file of the place.
+// beside does something that changes nothing, and stops waiting for it when ctx ends: storage that hangs, as NFS without
+// its server, holds whoever asks it until it is back. Changes are waited for, since one that was given up might still be
+// made, when nobody expects it any more.
+func beside[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := do()
+		answers <- answer{value, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-ctx.Done():
+		return *new(T), ctx.Err()
+	}
+}
+
+// root is the folder that the place's paths begin at, for the caller to close; nil: our own.
+func (p *localPlace) root(ctx context.Context) (*os.File, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n, err := p.resolve(ctx)
+	if err != nil || !n.foreign {
+		return nil, err
+	}
+	return dup(n.root)
+}
+
+// open opens a file of the place. It holds no lock meanwhile: it may take as long as the storage likes.
 func (p *localPlace) open(ctx context.Context, name string, flags uint64) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n, err := p.resolve(ctx)
+	root, err := p.root(ctx)
 	if err != nil {
 		return nil, err
 	}
+	// A file that comes too late is closed when it is collected.
+	return beside(ctx, func() (*os.File, error) {
+		if root != nil {
+			defer root.Close()
+		}
+		return openBelow(root, name, flags)
+	})
+}
+
+func openBelow(root *os.File, name string, flags uint64) (*os.File, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC}
-	root := unix.AT_FDCWD
-	if n.foreign {
+	at := unix.AT_FDCWD
+	if root != nil {
 		// Absolute links inside the place (/var/run) must not lead to our own root.
-		root, how.Resolve = int(n.root.Fd()), unix.RESOLVE_IN_ROOT
+		at, how.Resolve = int(root.Fd()), unix.RESOLVE_IN_ROOT
 	}
 	for {
-		fd, err := unix.Openat2(root, name, &how)
+		fd, err := unix.Openat2(at, name, &how)
 		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN) {
 			continue // EAGAIN: somebody renamed a folder meanwhile
 		}
@@ -71,8 +111,10 @@ func (p *localPlace) readFile(ctx context.Context, name string) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return io.ReadAll(f)
+	return beside(ctx, func() ([]byte, error) {
+		defer f.Close()
+		return io.ReadAll(f)
+	})
 }
 
 func (p *localPlace) writeFileAtomic(ctx context.Context, name string, data []byte) error {
@@ -125,7 +167,7 @@ func (p *localPlace) syncPaths(ctx context.Context, names ...string) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		if _, err := beside(ctx, func() (bool, error) { return true, errors.Join(f.Sync(), f.Close()) }); err != nil {
 			return noSpace(err)
 		}
 	}
@@ -156,8 +198,10 @@ func (p *localPlace) list(ctx context.Context, dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
+	names, err := beside(ctx, func() ([]string, error) {
+		defer f.Close()
+		return f.Readdirnames(-1)
+	})
 	if err != nil || len(names) == 0 {
 		return nil, err
 	}
@@ -181,10 +225,12 @@ func (p *localPlace) freeSpace(ctx context.Context, name string) (space, error) 
 	if err != nil {
 		return space{}, err
 	}
-	defer f.Close()
-	var s unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
-		return space{}, &os.PathError{Op: "statfs", Path: name, Err: err}
-	}
-	return space{Free: int64(s.Bavail) * s.Frsize, Total: int64(s.Blocks) * s.Frsize}, nil
+	return beside(ctx, func() (space, error) {
+		defer f.Close()
+		var s unix.Statfs_t
+		if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
+			return space{}, &os.PathError{Op: "statfs", Path: name, Err: err}
+		}
+		return space{Free: int64(s.Bavail) * s.Frsize, Total: int64(s.Blocks) * s.Frsize}, nil
+	})
 }

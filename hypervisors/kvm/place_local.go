@@ -161,11 +161,11 @@ func (p *localPlace) command(ctx context.Context, argv []string) (*exec.Cmd, err
 		// As extra files they are 3 and 4 in the child, and stay open until it is started even if we find others.
 		argv = append([]string{"nsenter", "--mount=/proc/self/fd/3", "--net=/proc/self/fd/4", "--"}, argv...)
 		for _, f := range []*os.File{n.mnt, n.net} {
-			fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+			f, err := dup(f)
 			if err != nil {
 				return nil, err
 			}
-			files = append(files, os.NewFile(uintptr(fd), f.Name()))
+			files = append(files, f)
 		}
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -174,6 +174,14 @@ func (p *localPlace) command(ctx context.Context, argv []string) (*exec.Cmd, err
 	// Ctrl-C at our terminal is for us alone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd, nil
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 func startCommand(cmd *exec.Cmd) error {

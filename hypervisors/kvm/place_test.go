@@ -5,10 +5,12 @@ import (
 	"context"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -287,4 +289,36 @@ func TestCyclesOverSSH(t *testing.T) {
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
 	require.NoError(t, h.Close())
 	require.NoFileExists(t, socket)
+}
+
+// TestHungStorage asks a place for a file that hangs, as on NFS without its server. Only those wait who ask for it, and
+// they until their ctx ends.
+func TestHungStorage(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "libvirt"))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	hung := filepath.Join(dir, "hung")
+	require.NoError(t, syscall.Mkfifo(hung, 0o600)) // opening it to read waits for somebody who writes
+	t.Cleanup(func() {
+		f, err := os.OpenFile(hung, os.O_RDWR, 0) // lets the thread go
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+	})
+	p := newLocalPlace(l.Addr().String())
+	ctx, cancel := context.WithCancel(testContext(t))
+	answer := make(chan error, 1)
+	go func() {
+		_, err := p.readFile(ctx, hung)
+		answer <- err
+	}()
+	for range 3 {
+		_, err = p.Run(t.Context(), nil, "true")
+		require.NoError(t, err)
+		_, err = p.freeSpace(t.Context(), dir)
+		require.NoError(t, err)
+	}
+	cancel()
+	require.ErrorIs(t, <-answer, context.Canceled)
+	require.NoError(t, p.Close())
 }
