@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
 		os.Exit(m.Run()) // fuzz targets need no lab, and each of their processes would start one
 	}
+	if os.Getenv(witnessed) != "" {
+		os.Exit(m.Run()) // nor does what changes files in a folder
+	}
 	os.Exit(withLab(m))
 }
 

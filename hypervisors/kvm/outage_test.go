@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -384,44 +385,84 @@ func (h *here) Run(ctx context.Context, stdin io.Reader, argv ...string) ([]byte
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin = stdin
 	out, err := cmd.Output()
-	f, openErr := os.Open(trace)
-	require.NoError(h.t, openErr, "strace is needed; make deps installs it")
-	defer f.Close()
-	calls, readErr := powerloss.ReadTrace(f)
-	require.NoError(h.t, readErr)
-	h.calls = append(h.calls, calls...)
+	h.calls = append(h.calls, readTrace(h.t, trace)...)
 	return out, err
 }
 
-// TestFilesGetTheirNamesWhenTheyAreDurable follows the system calls behind the manifest's commit and behind a rename of
-// an image: content to the disk, then the name, then the name to the disk.
-func TestFilesGetTheirNamesWhenTheyAreDurable(t *testing.T) {
-	dir, h := t.TempDir(), &here{t: t}
-	name, m := filepath.Join(dir, manifestFile), chain([]string{"vda"})
-	for range 2 { // the first one, and one that replaces another
-		require.NoError(t, writeManifest(t.Context(), h, dir, m))
-	}
-	want := []string{"write " + name + ".new", "sync " + name + ".new", "rename " + name + ".new to " + name, "sync " + dir}
-	require.Equal(t, slices.Concat(want, want), h.changes(dir))
-	data, err := os.ReadFile(name)
-	require.NoError(t, err)
-	back, err := parseManifest(data)
-	require.NoError(t, err)
-	require.Equal(t, m, back)
+// witnessed names the folder in which a test's own process, whose system calls are recorded, changes files.
+const witnessed = "UNDERSTUDY_TEST_WITNESSED"
 
-	h.calls = nil
-	require.NoError(t, renameFile(t.Context(), h, name, name+".other"))
-	require.NoError(t, syncPaths(t.Context(), h, name+".other", dir))
-	require.Equal(t, []string{"rename " + name + " to " + name + ".other", "sync " + dir, "sync " + name + ".other", "sync " + dir}, h.changes(dir))
+// TestFilesGetTheirNamesWhenTheyAreDurable follows the system calls behind the manifest's commit and behind a rename of
+// an image, as commands do them and as this process does them: content to the disk, then the name, then the name to the
+// disk.
+func TestFilesGetTheirNamesWhenTheyAreDurable(t *testing.T) {
+	if dir := os.Getenv(witnessed); dir != "" {
+		keepFiles(t, ourselves(t), dir)
+		return
+	}
+	for how, record := range map[string]func(t *testing.T, dir string) []powerloss.Call{
+		"by commands": func(t *testing.T, dir string) []powerloss.Call {
+			h := &here{t: t}
+			keepFiles(t, h, dir)
+			return h.calls
+		},
+		"by ourselves": func(t *testing.T, dir string) []powerloss.Call {
+			trace := filepath.Join(t.TempDir(), "trace")
+			argv := powerloss.Traced(trace, os.Args[0], "-test.run=^TestFilesGetTheirNamesWhenTheyAreDurable$", "-test.count=1")
+			cmd := exec.CommandContext(t.Context(), argv[0], argv[1:]...)
+			cmd.Env = append(os.Environ(), witnessed+"="+dir)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "strace is needed (make deps installs it): %s", out)
+			return readTrace(t, trace)
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			dir := t.TempDir()
+			changes := changes(record(t, dir), dir)
+			name := filepath.Join(dir, manifestFile)
+			commit := []string{"write " + name + ".new", "sync " + name + ".new", "rename " + name + ".new to " + name, "sync " + dir}
+			rename := []string{"rename " + name + " to " + name + ".other", "sync " + dir}
+			require.Equal(t, slices.Concat(commit, commit, rename, []string{"sync " + name + ".other", "sync " + dir}), changes)
+			data, err := os.ReadFile(name + ".other")
+			require.NoError(t, err)
+			back, err := parseManifest(data)
+			require.NoError(t, err)
+			require.Equal(t, chain([]string{"vda"}), back)
+		})
+	}
 }
 
+// keepFiles commits a manifest, and another one over it, and renames that.
+func keepFiles(t *testing.T, p place, dir string) {
+	t.Helper()
+	for range 2 {
+		require.NoError(t, writeManifest(t.Context(), p, dir, chain([]string{"vda"})))
+	}
+	name := filepath.Join(dir, manifestFile)
+	require.NoError(t, renameFile(t.Context(), p, name, name+".other"))
+	require.NoError(t, syncPaths(t.Context(), p, name+".other", dir))
+}
+
+func readTrace(t *testing.T, name string) []powerloss.Call {
+	t.Helper()
+	f, err := os.Open(name)
+	require.NoError(t, err, "strace is needed; make deps installs it")
+	defer f.Close()
+	calls, err := powerloss.ReadTrace(f)
+	require.NoError(t, err)
+	return calls
+}
+
+// throughFolder is how this process reaches a file whose folder it has open.
+var throughFolder = regexp.MustCompile(`/proc/self/fd/[0-9]+`)
+
 // changes tells what the calls did to a folder and its files; several writes in a row count for one.
-func (h *here) changes(dir string) (changes []string) {
-	for _, c := range h.calls {
+func changes(calls []powerloss.Call, dir string) (changes []string) {
+	for _, c := range calls {
 		change := ""
 		switch {
 		case strings.HasPrefix(c.Name, "rename"):
-			change = "rename " + strings.Join(c.Names(), " to ")
+			change = throughFolder.ReplaceAllLiteralString("rename "+strings.Join(c.Names(), " to "), dir)
 		case !strings.HasPrefix(c.On(), dir):
 			continue
 		case strings.Contains(c.Name, "write"):

@@ -291,13 +291,22 @@ func TestCyclesOverSSH(t *testing.T) {
 	require.NoFileExists(t, socket)
 }
 
+// ourselves is this machine itself as a place; its libvirtd is this process.
+func ourselves(t *testing.T) *localPlace {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "libvirt"))
+	require.NoError(t, err)
+	p := newLocalPlace(l.Addr().String())
+	t.Cleanup(func() {
+		require.NoError(t, p.Close())
+		require.NoError(t, l.Close())
+	})
+	return p
+}
+
 // TestHungStorage asks a place for a file that hangs, as on NFS without its server. Only those wait who ask for it, and
 // they until their ctx ends.
 func TestHungStorage(t *testing.T) {
 	dir := t.TempDir()
-	l, err := net.Listen("unix", filepath.Join(dir, "libvirt"))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	hung := filepath.Join(dir, "hung")
 	require.NoError(t, syscall.Mkfifo(hung, 0o600)) // opening it to read waits for somebody who writes
 	t.Cleanup(func() {
@@ -305,7 +314,7 @@ func TestHungStorage(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, f.Close())
 	})
-	p := newLocalPlace(l.Addr().String())
+	p := ourselves(t)
 	ctx, cancel := context.WithCancel(testContext(t))
 	answer := make(chan error, 1)
 	go func() {
@@ -313,12 +322,11 @@ func TestHungStorage(t *testing.T) {
 		answer <- err
 	}()
 	for range 3 {
-		_, err = p.Run(t.Context(), nil, "true")
+		_, err := p.Run(t.Context(), nil, "true")
 		require.NoError(t, err)
 		_, err = p.freeSpace(t.Context(), dir)
 		require.NoError(t, err)
 	}
 	cancel()
 	require.ErrorIs(t, <-answer, context.Canceled)
-	require.NoError(t, p.Close())
 }
