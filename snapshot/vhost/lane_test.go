@@ -101,6 +101,7 @@ func TestWrites(t *testing.T) {
 		})
 	}
 	all.Wait()
+	require.EqualValues(t, writers*50, l.Writes())
 	giveBack()
 	require.NoError(t, l.Close())
 	require.True(t, bytes.Equal(want, d.content()))
