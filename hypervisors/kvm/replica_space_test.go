@@ -112,7 +112,10 @@ func TestLane(t *testing.T) {
 	giveBack()
 	noise := make([]byte, disk.Size()-512) // the last block is not whole
 	fill(w.rng, noise)
+	lane := disk.(*draftDisk).lane
+	require.Zero(t, lane.Writes())
 	require.NoError(t, copyTo(w.ctx, disk, bytes.NewReader(noise)))
+	require.Positive(t, lane.Writes())
 	require.True(t, bytes.Equal(append(noise, make([]byte, 512)...), readBytes(t, disk, int(disk.Size()))))
 
 	remote := served{}
