@@ -25,7 +25,11 @@ func (o *owed) add(vm string, names ...string) {
 	if o.byVM == nil {
 		o.byVM = map[string][]string{}
 	}
-	o.byVM[vm] = append(o.byVM[vm], names...)
+	for _, name := range names {
+		if !slices.Contains(o.byVM[vm], name) { // who could not delete it tries again, and fails again
+			o.byVM[vm] = append(o.byVM[vm], name)
+		}
+	}
 }
 
 func (o *owed) take(vm string) []string {
