@@ -182,7 +182,7 @@ func (r *faultyReplica) Drop(ctx context.Context, point string) error {
 }
 
 func (r *faultyReplica) Mark(ctx context.Context, point, suspect string) error {
-	return r.f.around(ctx, "Replica.Mark", r.id, func() error { return r.Replica.Mark(ctx, point, suspect) })
+	return r.f.around(ctx, "Replica.Mark", r.id+" "+point, func() error { return r.Replica.Mark(ctx, point, suspect) })
 }
 
 func (r *faultyReplica) Run(ctx context.Context, spec hypervisors.RunSpec) (hypervisors.RunStatus, error) {
