@@ -2,6 +2,7 @@ package powerloss_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -106,4 +107,30 @@ func TestTraceOfThreads(t *testing.T) {
 
 	_, err = powerloss.ReadTrace(strings.NewReader(`7 pwrite64(3<\x2f>, "\x01"..., 2, 4096) = 2`))
 	require.ErrorContains(t, err, "too long")
+}
+
+// TestTraceOfSyncs writes to a file, and to another one, while it is being synced.
+func TestTraceOfSyncs(t *testing.T) {
+	calls, err := powerloss.ReadTrace(strings.NewReader(strings.Join([]string{
+		`7 pwrite64(3<\x61>, "\x01", 1, 0) = 1`,
+		`8 pwrite64(3<\x61>, "\x02", 1, 1 <unfinished ...>`,
+		`7 fsync(3<\x61> <unfinished ...>`,
+		`8 <... pwrite64 resumed>) = 1`,
+		`8 pwrite64(4<\x62>, "\x03", 1, 0) = 1`,
+		`8 pwrite64(3<\x61>, "\x04", 1, 2) = 1`,
+		`9 fdatasync(3<\x61> <unfinished ...>`,
+		`7 <... fsync resumed>) = 0`,
+		`9 <... fdatasync resumed>) = 0`,
+		`8 pwrite64(3<\x61>, "\x05", 1, 3) = 1`,
+	}, "\n")))
+	require.NoError(t, err)
+	var got []string
+	for _, c := range calls {
+		if op, _ := c.Op(); op.Kind == powerloss.Sync {
+			got = append(got, "sync "+c.On())
+		} else {
+			got = append(got, fmt.Sprintf("%s %d", c.On(), op.Data[0]))
+		}
+	}
+	require.Equal(t, []string{"a 1", "b 3", "sync a", "a 2", "a 4", "sync a", "a 5"}, got)
 }

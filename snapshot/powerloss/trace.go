@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -69,22 +70,36 @@ func (c Call) Op() (Op, bool) {
 	return Op{}, false
 }
 
-// ReadTrace reads what a Traced command did, in the order in which the calls ended. Calls that failed are left out.
+// unfinished is a call during which others called.
+type unfinished struct {
+	text   string
+	before int // how many had ended when it began
+}
+
+// ended is a call with its place in the order in which they ended.
+type ended struct {
+	Call
+	n int
+}
+
+// ReadTrace reads what a Traced command did, in the order in which the calls ended; but what was written to a file while
+// it was being synced comes behind the sync, which promises nothing about it. Calls that failed are left out.
 func ReadTrace(r io.Reader) ([]Call, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 8*longest)
-	begun := map[string]string{} // by process: a call during which others called
-	var calls []Call
+	begun := map[string]unfinished{} // by process
+	var all []ended
 	for lines.Scan() {
 		pid, text, _ := strings.Cut(lines.Text(), " ")
 		text = strings.TrimLeft(text, " ")
+		before := len(all)
 		if strings.HasPrefix(text, "<... ") {
 			_, rest, _ := strings.Cut(text, " resumed>")
-			text = begun[pid] + rest
+			text, before = begun[pid].text+rest, begun[pid].before
 			delete(begun, pid)
 		}
-		if first, unfinished := strings.CutSuffix(text, " <unfinished ...>"); unfinished {
-			begun[pid] = first
+		if first, ok := strings.CutSuffix(text, " <unfinished ...>"); ok {
+			begun[pid] = unfinished{first, before}
 			continue
 		}
 		c, ok, err := parseCall(text)
@@ -92,10 +107,31 @@ func ReadTrace(r io.Reader) ([]Call, error) {
 			return nil, fmt.Errorf("trace: %w in %.100q", err, text)
 		}
 		if ok {
-			calls = append(calls, c)
+			all = insert(all, c, before)
 		}
 	}
+	calls := make([]Call, len(all))
+	for i, e := range all {
+		calls[i] = e.Call
+	}
 	return calls, lines.Err()
+}
+
+// insert appends a call that began when so many had ended.
+func insert(all []ended, c Call, before int) []ended {
+	last := ended{c, len(all)}
+	if op, known := c.Op(); before == len(all) || !known || op.Kind != Sync {
+		return append(all, last)
+	}
+	var sure, late []ended
+	for _, e := range all {
+		if op, known := e.Op(); e.n >= before && known && op.Kind != Sync && e.On() == c.On() {
+			late = append(late, e)
+		} else {
+			sure = append(sure, e)
+		}
+	}
+	return slices.Concat(sure, []ended{last}, late)
 }
 
 // parseCall reads "name(argument, …) = result". Strings and paths are all in hexadecimal, so that no other character
