@@ -50,8 +50,8 @@ type Verdict struct {
 // Identical says that everything agreed.
 func (v Verdict) Identical() bool { return v.BytesDifferent == 0 }
 
-// Verify reads source and replica in full and compares them, block by block, with each other and with the map.
-// Differences are no error; errors are about reading.
+// Verify reads source and replica where it is asked to and compares them, block by block, with each other and with the
+// map. Extents that are said to be zeros are read like all others. Differences are no error; errors are about reading.
 func Verify(ctx context.Context, c Check) (Verdict, error) {
 	workers, chunk, err := settings(c.Workers, c.ChunkBytes)
 	if err != nil {

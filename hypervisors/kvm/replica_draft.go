@@ -22,7 +22,7 @@ const (
 	draftOverhead = 128 // one byte of tables for so many of data, at most
 )
 
-// Connections for each image of a draft. A block map is small and written by one goroutine.
+// Connections for each image of a draft. What is written to a block map is little beside its disk's data.
 const (
 	dataConnections = 4
 	mapConnections  = 1

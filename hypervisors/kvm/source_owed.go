@@ -40,7 +40,8 @@ func (o *owed) take(vm string) []string {
 	return names
 }
 
-// settle deletes what is owed of a machine that is on and ours alone; since is needed still.
+// settle deletes what is owed of a machine that is ours alone and whose disks are open in some QEMU, its own or a reader;
+// since is needed still.
 func (h *host) settle(d *libvirt.Domain, vm, since string) error {
 	names := h.owed.take(vm)
 	for i, name := range names {
