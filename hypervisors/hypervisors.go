@@ -133,7 +133,9 @@ type Checkpoint interface {
 	ChangeIDs() map[string]ChangeID
 	// Disks are those of all machines, in the order of the request and of the machine's hardware.
 	Disks() []FrozenDisk
-	// Close ends reading and gives scratch space back; the change ids stay valid. Closing twice is success.
+	// Close ends reading and gives scratch space back; the change ids stay valid. Closing twice is success. After an error
+	// something may be left, and Close can be called again, also when the machine was frozen anew since: it removes what is
+	// left of this checkpoint, and succeeds only when nothing is. ErrBusy: not while another job works on the machine.
 	Close(ctx context.Context) error
 }
 
@@ -298,7 +300,8 @@ type Draft interface {
 	// Commit makes the draft a recovery point: atomic, and durable when it returns. The caller flushed every disk and
 	// every map before; Commit flushes again what it owns. After an error the caller asks Status whether it happened.
 	Commit(ctx context.Context, p Point) error
-	// Discard removes the draft. After a Commit it does nothing.
+	// Discard removes the draft. After a Commit it does nothing. After an error something may be left, and Discard can be
+	// called again, also when the replica has another draft since: it succeeds only when nothing of this one is left.
 	Discard(ctx context.Context) error
 }
 

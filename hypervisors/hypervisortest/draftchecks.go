@@ -22,6 +22,7 @@ func draftChecks() []Check {
 		check("a committed point survives the connection", checkReconnect),
 		check("committing twice makes one point", checkCommitTwice),
 		check("a draft is no point before commit", checkUncommitted),
+		check("a discard that was given up is repeated", checkDiscardAgain),
 		check("a draft left over is discarded by the next", checkNextDraft),
 		check("a draft shows the newest point and its map", checkDraftBase),
 		check("a draft cannot replace a committed point", checkDraftTaken),
@@ -154,6 +155,49 @@ func checkUncommitted(ctx context.Context, s *stage) error {
 		return errors.New("a discarded draft was committed")
 	}
 	return wantPoints(ctx, r)
+}
+
+func checkDiscardAgain(ctx context.Context, s *stage) error {
+	r, err := s.replica(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := r.Draft(ctx, request("p1", pattern(2)))
+	if err != nil {
+		return err
+	}
+	if err := fill(ctx, d, "p1", pattern(2)); err != nil {
+		return err
+	}
+	_ = d.Discard(ended(ctx)) // done or not, as the driver likes
+	if err := d.Discard(ctx); err != nil {
+		return err
+	}
+	if err := s.wantClean(ctx); err != nil {
+		return err
+	}
+	next, err := r.Draft(ctx, request("p1", pattern(1)))
+	if err != nil {
+		return err
+	}
+	s.later(next.Discard)
+	if err := fill(ctx, next, "p1", pattern(1)); err != nil {
+		return err
+	}
+	if err := d.Discard(ctx); err != nil { // which is no concern of the next draft
+		return err
+	}
+	if err := next.Commit(ctx, pointOf("p1", pattern(1))); err != nil {
+		return err
+	}
+	return wantKept(ctx, r, "p1", pattern(1))
+}
+
+// ended is ctx when its time is over.
+func ended(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx
 }
 
 func checkNextDraft(ctx context.Context, s *stage) error {
@@ -414,9 +458,7 @@ func checkCancelledDraft(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	cancelled, cancel := context.WithCancel(ctx)
-	cancel()
-	if d, err := r.Draft(cancelled, request("p1", pattern(1))); err == nil {
+	if d, err := r.Draft(ended(ctx), request("p1", pattern(1))); err == nil {
 		s.later(d.Discard)
 		return errors.New("a draft was opened although ctx has ended")
 	}

@@ -22,6 +22,7 @@ func sourceChecks() []Check {
 		check("a checkpoint can be read by many", checkManyReaders),
 		check("a second checkpoint is refused while one is open", checkBusy),
 		check("a checkpoint is closed twice and read no more", checkCloseTwice),
+		check("a close that was given up is repeated", checkCloseAgain),
 		check("a checkpoint of an unknown machine leaves nothing", checkUnknownVM),
 		check("a checkpoint of a machine that is off", checkOffVM),
 		check("a checkpoint says when and how it was taken", checkMoment),
@@ -150,6 +151,36 @@ func checkBusy(ctx context.Context, s *stage) error {
 	return err
 }
 
+func checkCloseAgain(ctx context.Context, s *stage) error {
+	cp, err := s.freeze(ctx, s.VM, "")
+	if err != nil {
+		return err
+	}
+	_ = cp.Close(ended(ctx)) // done or not, as the driver likes
+	if err := cp.Close(ctx); err != nil {
+		return err
+	}
+	id := cp.ChangeIDs()[s.VM]
+	removed, err := s.Host.Clean(ctx, keep(s.VM, id))
+	if err == nil && len(removed) > 0 {
+		err = fmt.Errorf("left behind: %q", removed)
+	}
+	if err != nil {
+		return err
+	}
+	next, err := s.freeze(ctx, s.VM, id)
+	if err != nil {
+		return err
+	}
+	if err := cp.Close(ctx); err != nil { // which is no concern of the next checkpoint
+		return err
+	}
+	if _, err := readAllocated(ctx, next.Disks()); err != nil {
+		return err
+	}
+	return next.Close(ctx)
+}
+
 func checkCloseTwice(ctx context.Context, s *stage) error {
 	cp, err := s.freeze(ctx, s.VM, "")
 	if err != nil {
@@ -243,9 +274,7 @@ func checkMoment(ctx context.Context, s *stage) error {
 }
 
 func checkCancelledCheckpoint(ctx context.Context, s *stage) error {
-	cancelled, cancel := context.WithCancel(ctx)
-	cancel()
-	if _, err := s.freeze(cancelled, s.VM, ""); err == nil {
+	if _, err := s.freeze(ended(ctx), s.VM, ""); err == nil {
 		return errors.New("a checkpoint is taken although ctx has ended")
 	}
 	_, err := s.look(ctx, s.VM, "")
