@@ -51,10 +51,8 @@ func (e *Engine) failoverKind() jobs.Kind {
 		Undos: undos{
 			"revert":    e.revert(protection.FailoverFailed, api.StateFailingOver),
 			"source-on": e.undo(e.sourceOn),
-			"autostart": e.undo(func(ctx context.Context, t *task, _ string) error {
-				return e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat)
-			}),
-			"end-live": e.undo(e.endLive),
+			"autostart": e.undo(e.sourceMayStart),
+			"end-live":  e.undo(e.endLive),
 		},
 	}
 }
@@ -219,11 +217,62 @@ func (e *Engine) shutdown(ctx context.Context, power hypervisors.Power, vm strin
 
 // sourceOn is the undo of turning a source machine off.
 func (e *Engine) sourceOn(ctx context.Context, t *task, vm string) error {
+	for i := range t.group.Members {
+		if m := &t.group.Members[i]; t.group.fromSeat(m).VM == vm {
+			if err := e.replacementOff(ctx, t, m); err != nil {
+				return err
+			}
+		}
+	}
 	if err := e.startSource(ctx, t, vm); err != nil {
 		return err
 	}
 	_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
 	return err
+}
+
+// sourceMayStart is the undo of keeping the source from starting with its host.
+func (e *Engine) sourceMayStart(ctx context.Context, t *task, _ string) error {
+	for i := range t.group.Members {
+		if err := e.replacementOff(ctx, t, &t.group.Members[i]); err != nil {
+			return err
+		}
+	}
+	return e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat)
+}
+
+// replacementOff makes sure, before production starts again, that what this job started in its place is off. Undos go on
+// behind one that failed for good: that its host was away for a while must not make two of a machine.
+func (e *Engine) replacementOff(ctx context.Context, t *task, m *member) error {
+	if !slices.Contains(t.work.Live, m.Name) {
+		return nil
+	}
+	power, err := e.power(ctx, t.group.target().Host)
+	if err == nil {
+		err = power.Stop(ctx, t.group.toSeat(m).VM)
+	}
+	if err == nil || errors.Is(err, hypervisors.ErrNotFound) {
+		return nil
+	}
+	on, at := e.hostName(t.group.target().Host), e.hostName(t.group.source().Host)
+	return &api.Error{Code: api.CodeHost, Err: err,
+		Message: fmt.Sprintf("machine %s stays off on %s, because it may run on %s: %v", m.Name, at, on, err),
+		Hint:    fmt.Sprintf("Turn it off on %s, then start it on %s.", on, at)}
+}
+
+// alive notes before they start that machines may run in place of production.
+func (t *task) alive() error {
+	t.work.Live = nil
+	for _, m := range t.group.Members {
+		t.work.Live = append(t.work.Live, m.Name)
+	}
+	return t.Save(t.work)
+}
+
+// over notes that one of them is off again, for sure.
+func (t *task) over(name string) error {
+	t.work.Live = slices.DeleteFunc(t.work.Live, func(n string) bool { return n == name })
+	return t.Save(t.work)
 }
 
 // startSources starts all machines of the source side.
@@ -249,7 +298,7 @@ func (e *Engine) startReplicas(ctx context.Context, t *task) error {
 		return err
 	}
 	t.work.Point = point.ID // the same one after a restart, whatever the newest is then
-	if err := t.Save(t.work); err != nil {
+	if err := t.alive(); err != nil {
 		return err
 	}
 	for _, m := range t.group.Members { // before they start together, and so in their order
@@ -318,7 +367,10 @@ func (e *Engine) endLive(ctx context.Context, t *task, name string) error {
 		if err != nil {
 			return err
 		}
-		return replica.End(ctx, hypervisors.LiveRun)
+		if err := replica.End(ctx, hypervisors.LiveRun); err != nil {
+			return err
+		}
+		return t.over(name)
 	}
 	return nil
 }
@@ -331,7 +383,8 @@ func (e *Engine) endAllLive(ctx context.Context, t *task) error {
 }
 
 // checkReplicas makes the boot checks of the replicas that run. A check that fails does not stop a failover: in the
-// worst night a machine that half works is worth more than none, and rolling back is the user's decision.
+// worst night a machine that half works is worth more than none, and rolling back is the user's decision. Nor does one
+// that cannot be made: the host that cannot be asked may run them well.
 func (e *Engine) checkReplicas(ctx context.Context, t *task) error {
 	problem, err := e.checkSide(ctx, t.group, t.group.target().Host, func(m *member) string { _, to := m.seats(t.group.Reversed); return to.VM })
 	if err != nil || problem == "" {

@@ -23,6 +23,8 @@ type work struct {
 	// Pending is the point that the named step is about to commit.
 	Pending   *api.Point `json:",omitempty"`
 	PendingIn string     `json:",omitempty"`
+	// Live are the machines that this job may have started in place of production, by name, and has not ended again.
+	Live []string `json:",omitempty"`
 	// Home counts the bytes that a failback wrote at home, by step.
 	Home map[string]int64 `json:",omitempty"`
 }

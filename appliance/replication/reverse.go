@@ -122,11 +122,9 @@ func (e *Engine) failbackKind() jobs.Kind {
 		Undos: undos{
 			"revert":    e.revert(protection.FailbackFailed, api.StateFailingBack),
 			"source-on": e.undo(e.sourceOn),
-			"autostart": e.undo(func(ctx context.Context, t *task, _ string) error {
-				return e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat)
-			}),
-			"adopt":    e.undo(e.readopt),
-			"home-off": e.undo(e.homeOff),
+			"autostart": e.undo(e.sourceMayStart),
+			"adopt":     e.undo(e.readopt),
+			"home-off":  e.undo(e.homeOff),
 		},
 	}
 }
@@ -202,6 +200,9 @@ func (e *Engine) startHome(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
+	if err := t.alive(); err != nil {
+		return err
+	}
 	for _, m := range t.group.Members { // before they start together, and so in their order
 		if err := t.Undo("home-off", m.Home.VM); err != nil {
 			return err
@@ -221,7 +222,15 @@ func (e *Engine) homeOff(ctx context.Context, t *task, vm string) error {
 	if err != nil {
 		return err
 	}
-	return power.Stop(ctx, vm)
+	if err := power.Stop(ctx, vm); err != nil {
+		return err
+	}
+	for _, m := range t.group.Members {
+		if m.Home.VM == vm {
+			return t.over(m.Name)
+		}
+	}
+	return nil
 }
 
 func (e *Engine) checkHome(ctx context.Context, t *task) error {

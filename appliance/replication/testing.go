@@ -207,17 +207,18 @@ func (e *Engine) closeReport(t *task, problem string) error {
 }
 
 // checkSide makes the boot checks of a group's machines on one of its hosts, from the host's own network. The problem
-// is empty when all passed.
+// is empty when all passed; what cannot be asked has not. The error is that of ctx.
 func (e *Engine) checkSide(ctx context.Context, g group, hostID string, seat func(*member) string) (problem string, err error) {
 	host, err := e.host(ctx, hostID)
 	if err != nil {
-		return "", err
+		return err.Error(), ctx.Err()
 	}
 	var problems []string
 	for i := range g.Members {
 		vm, err := host.VM(ctx, seat(&g.Members[i]))
 		if err != nil {
-			return "", err
+			problems = append(problems, g.Members[i].Name+": "+err.Error())
+			continue
 		}
 		stage := provisioning.Stage{Host: host, VM: vm.ID}
 		if len(vm.Hardware.NICs) > 0 {
