@@ -77,12 +77,47 @@ func (e *Engine) sourceOff(ctx context.Context, t *task) error {
 	host, err := e.host(ctx, t.group.source().Host)
 	if err != nil {
 		t.Log().Warn("source cannot be asked whether it is off", "group", t.group.Spec.Name, "error", err)
-		return nil
+		return e.looked(t)
 	}
-	if err := e.keepOff(ctx, t, host); err != nil {
+	if err := e.keepOff(ctx, t, host, e.NoticeTime); err != nil {
+		return err
+	}
+	if err := e.looked(t); err != nil {
 		return err
 	}
 	return e.holdAllOff(ctx, t, host)
+}
+
+// looked notes that this life of the appliance knows of the source what can be known.
+func (e *Engine) looked(t *task) error {
+	t.work.Looked = e.started
+	return t.Save(t.work)
+}
+
+// stillOff looks once more whether the source is off, just before others start in its place: since it was turned off
+// somebody may have started it, or its host may have come back, and most of all when the appliance was down meanwhile.
+// Only an unplanned failover, or a life that saw it off, goes on when it cannot be asked.
+func (e *Engine) stillOff(ctx context.Context, t *task) error {
+	patience := e.NoticeTime
+	if t.work.Looked.Equal(e.started) {
+		patience = 0 // source-off has waited
+	}
+	host, err := e.host(ctx, t.group.source().Host)
+	if err == nil {
+		return e.keepOff(ctx, t, host, patience)
+	}
+	return e.unasked(t, "", patience, err)
+}
+
+// unasked decides whether to go on although the source cannot be asked whether it is off.
+func (e *Engine) unasked(t *task, machine string, patience time.Duration, err error) error {
+	if !t.work.Planned || patience == 0 {
+		t.Log().Warn("source cannot be asked whether it is off", "group", t.group.Spec.Name, "machine", machine, "error", err)
+		return nil
+	}
+	return &api.Error{Code: api.CodeHost, Err: err,
+		Message: fmt.Sprintf("nobody knows whether the machines are still off on %s: %v", e.hostName(t.group.source().Host), err),
+		Hint:    "When that host is lost, order an unplanned failover."}
 }
 
 // turnedOff notes that the source owes its running to us: rolling back turns it on again.
@@ -111,20 +146,27 @@ func (e *Engine) holdAllOff(ctx context.Context, t *task, host hypervisors.Host)
 
 // keepOff makes sure that machines are off that must not run beside their replicas, and turns them off if the order
 // allows it.
-func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host) error {
+func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host, patience time.Duration) error {
+	force := t.work.Force && !t.work.Planned
 	on := make([]bool, len(t.group.Members))
 	if err := e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) (err error) {
 		m := &t.group.Members[i]
-		if on[i], err = e.stillOn(ctx, host, t.group.fromSeat(m).VM, t.work.Force); err != nil {
-			on[i] = false
-			t.Log().Warn("source cannot be asked whether it is off", "machine", m.Name, "error", err)
+		if on[i], err = e.stillOn(ctx, host, t.group.fromSeat(m).VM, patience, force); err == nil {
+			return nil
 		}
-		return ctx.Err()
+		if on[i] = false; ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return e.unasked(t, m.Name, patience, err)
 	}); err != nil || !slices.Contains(on, true) {
 		return err
 	}
 	for i, m := range t.group.Members {
-		if on[i] && !t.work.Force {
+		if on[i] && t.work.Planned {
+			return api.Errorf(api.CodeConflict, "Find out who started it, then order again.",
+				"machine %s was started again while it was being replaced; both must never run at once", m.Name)
+		}
+		if on[i] && !force {
 			return api.Errorf(api.CodeConflict, "Order a planned failover, which loses nothing, or one with force, which turns the source off hard.",
 				"machine %s still runs at the source; both must never run at once", m.Name)
 		}
@@ -151,9 +193,9 @@ func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host) er
 
 // stillOn looks whether a machine is on, and looks again for a while unless it will be turned off anyway: a hypervisor
 // takes a moment to notice that a machine has died. One that cannot be asked is asked again for as long: who takes a
-// moment's trouble for the death of the host starts a second copy of what lives.
-func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, once bool) (bool, error) {
-	enough := time.After(e.NoticeTime)
+// moment's trouble for the death of the host starts a second copy of what lives. With no patience there is one look.
+func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, patience time.Duration, once bool) (bool, error) {
+	enough := time.After(patience)
 	again := time.NewTicker(e.NoticeTime/20 + 1)
 	defer again.Stop()
 	for {
@@ -163,6 +205,8 @@ func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, 
 			return false, nil
 		case err == nil && (found.State == hypervisors.Off || once):
 			return found.State != hypervisors.Off, nil
+		case patience == 0:
+			return err == nil, err
 		}
 		select {
 		case <-enough:
@@ -204,6 +248,9 @@ func (e *Engine) shutdownSource(ctx context.Context, t *task) error {
 		}
 	}
 	if err := e.turnedOff(g.ID); err != nil {
+		return err
+	}
+	if err := e.looked(t); err != nil {
 		return err
 	}
 	return e.holdAllOff(ctx, t, host)
@@ -293,6 +340,9 @@ func (e *Engine) startSource(ctx context.Context, t *task, vm string) error {
 
 // startReplicas starts the replica of every member from the chosen point, in the group's order.
 func (e *Engine) startReplicas(ctx context.Context, t *task) error {
+	if err := e.stillOff(ctx, t); err != nil {
+		return err
+	}
 	point, err := t.group.point(t.work.Point)
 	if err != nil {
 		return err
@@ -414,6 +464,23 @@ func (e *Engine) commitKind() jobs.Kind {
 	}}
 }
 
+// replicasOff looks whether the replicas are still off, as it may be long since they were ended. A host that does not
+// answer is no reason to leave production off: they were off when it did.
+func (e *Engine) replicasOff(ctx context.Context, t *task) error {
+	host, err := e.host(ctx, t.group.target().Host)
+	for i := 0; err == nil && i < len(t.group.Members); i++ {
+		var vm hypervisors.VM
+		if vm, err = host.VM(ctx, t.group.toSeat(&t.group.Members[i]).VM); err == nil && vm.State != hypervisors.Off {
+			return api.Errorf(api.CodeConflict, "Turn it off there, then order rollback again.",
+				"the replica of machine %s runs on %s", t.group.Members[i].Name, e.hostName(t.group.target().Host))
+		}
+	}
+	if err != nil {
+		t.Log().Warn("replicas cannot be asked whether they are still off", "group", t.group.Spec.Name, "error", err)
+	}
+	return ctx.Err()
+}
+
 // Rollback undoes a failover that was not committed.
 func (e *Engine) Rollback(ctx context.Context, ref string) (api.Job, error) {
 	return e.order(ctx, ref, protection.OrderRollback, work{})
@@ -427,6 +494,9 @@ func (e *Engine) rollbackKind() jobs.Kind {
 		}},
 		e.step("end-replicas", e.endAllLive),
 		e.step("source-on", func(ctx context.Context, t *task) error {
+			if err := e.replicasOff(ctx, t); err != nil {
+				return err
+			}
 			if t.group.Stopped {
 				if err := e.startSources(ctx, t); err != nil {
 					return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -15,7 +16,7 @@ import (
 type work struct {
 	// The order.
 	Point          string `json:",omitempty"`
-	Planned        bool   `json:",omitempty"`
+	Planned        bool   `json:",omitempty"` // production is shut down, not expected to be dead; so is every failback
 	Force          bool   `json:",omitempty"`
 	DeleteReplicas bool   `json:",omitempty"`
 	// Run is the id of a test.
@@ -25,6 +26,8 @@ type work struct {
 	PendingIn string     `json:",omitempty"`
 	// Live are the machines that this job may have started in place of production, by name, and has not ended again.
 	Live []string `json:",omitempty"`
+	// Looked is the life of the appliance (Engine.started) in which production was turned off, or found to be off.
+	Looked time.Time `json:",omitzero"`
 	// Home counts the bytes that a failback wrote at home, by step.
 	Home map[string]int64 `json:",omitempty"`
 }

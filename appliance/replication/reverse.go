@@ -81,7 +81,7 @@ func (e *Engine) Failback(ctx context.Context, ref string) (api.Job, error) {
 	if err := e.canOverwrite(ref); err != nil {
 		return api.Job{}, err
 	}
-	return e.order(ctx, ref, protection.OrderFailback, work{})
+	return e.order(ctx, ref, protection.OrderFailback, work{Planned: true})
 }
 
 func (e *Engine) failbackKind() jobs.Kind {
@@ -196,6 +196,9 @@ func (e *Engine) readopt(ctx context.Context, t *task, vm string) error {
 }
 
 func (e *Engine) startHome(ctx context.Context, t *task) error {
+	if err := e.stillOff(ctx, t); err != nil {
+		return err
+	}
 	power, err := e.power(ctx, t.group.Home.Host)
 	if err != nil {
 		return err
