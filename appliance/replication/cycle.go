@@ -162,6 +162,9 @@ func (c *cycle) run(ctx context.Context) (api.Point, error) {
 	if err == nil {
 		err = c.inspect(ctx)
 	}
+	if bad := c.look.mismatch(); bad != nil { // whatever else happens, this is known now
+		err = join(bad, err)
+	}
 	if !stop() {
 		return api.Point{}, errors.Join(context.Cause(ctx), err)
 	}

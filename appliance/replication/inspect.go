@@ -62,6 +62,14 @@ func (m *mismatch) Error() string {
 	return fmt.Sprintf("%s, %d bytes in all, %d of them changed at the target after they were written", text, m.Different, m.Rotten)
 }
 
+// join puts what went wrong after a mismatch behind it.
+func join(bad *mismatch, err error) error {
+	if err == nil {
+		return bad
+	}
+	return errors.Join(bad, err)
+}
+
 // inspect runs the inspection that is due in this cycle: the one that a verification ordered, or a full one where the
 // policy asks for it in every cycle.
 func (c *cycle) inspect(ctx context.Context) error {
@@ -85,7 +93,12 @@ func (c *cycle) inspect(ctx context.Context) error {
 		}
 	}
 	i.whole = i.whole && i.ended
-	if len(i.found) == 0 {
+	return nil
+}
+
+// mismatch is what an inspection found, as far as it came; nil: nothing.
+func (i *inspection) mismatch() *mismatch {
+	if i == nil || len(i.found) == 0 {
 		return nil
 	}
 	bad := &mismatch{Found: i.found}

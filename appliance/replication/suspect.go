@@ -14,8 +14,11 @@ import (
 
 // distrust follows an inspection that found something: the points that are built on it are marked, in our record and with
 // the points at the target, which outlive it; the next cycle compares everything; and there is an alert until that has
-// made a good point. It returns the points that are marked.
+// made a good point. It returns the points that are marked. That the order was cancelled meanwhile changes nothing about
+// what is known.
 func (e *Engine) distrust(ctx context.Context, id string, bad *mismatch) ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
 	g, err := e.group(id)
 	if err != nil {
 		return nil, err
@@ -56,7 +59,10 @@ func (e *Engine) distrust(ctx context.Context, id string, bad *mismatch) ([]stri
 		marked = append(marked, p.ID)
 		e.publish("point", "updated", p.ID, id, "suspect: "+p.Suspect)
 	}
-	return marked, e.keepMarks(ctx, g)
+	if err := e.keepMarks(ctx, g); err != nil {
+		e.Log.Warn("the target does not know yet which points are suspect; the next cycle tells it", "group", g.Spec.Name, "error", err)
+	}
+	return marked, nil
 }
 
 func (f *finding) reason(when string) string {

@@ -30,11 +30,16 @@ func (e *Engine) verifyKind() jobs.Kind {
 	}}
 }
 
-func (e *Engine) beginVerification(_ context.Context, t *task) error {
+func (e *Engine) beginVerification(ctx context.Context, t *task) error {
+	if t.group.Verification == nil || t.group.Verification.ID != t.ID() {
+		if err := e.actOnFound(ctx, t.group); err != nil {
+			return err
+		}
+	}
 	_, err := e.update(t.group.ID, func(g *group) error {
 		g.VerifyTried = e.Clock()
 		if g.Verification == nil || g.Verification.ID != t.ID() {
-			g.Compared, g.Found = nil, nil
+			g.Compared = nil
 			g.Verification = &api.Verification{ID: t.ID(), State: "running", Started: t.Created(), Points: []string{}, Machines: []api.VerifiedMachine{}}
 		}
 		return nil
@@ -114,15 +119,18 @@ func (e *Engine) recordLook(t *task, look *inspection, p api.Point, bad *mismatc
 }
 
 // mark draws the consequences of what was found.
-func (e *Engine) mark(ctx context.Context, t *task) error {
-	if t.group.Found == nil {
+func (e *Engine) mark(ctx context.Context, t *task) error { return e.actOnFound(ctx, t.group) }
+
+// actOnFound draws the consequences of what a verification found, if nobody has.
+func (e *Engine) actOnFound(ctx context.Context, g group) error {
+	if g.Found == nil {
 		return nil
 	}
-	marked, err := e.distrust(ctx, t.group.ID, t.group.Found)
+	marked, err := e.distrust(ctx, g.ID, g.Found)
 	if err != nil {
 		return err
 	}
-	_, err = e.update(t.group.ID, func(g *group) error {
+	_, err = e.update(g.ID, func(g *group) error {
 		g.Found, g.Verification.Suspect = nil, marked
 		return nil
 	})
@@ -176,9 +184,20 @@ func (e *Engine) verdict(_ context.Context, t *task) error {
 		"%s; repaired by point %s", v.Problem, v.Repaired)
 }
 
-// verifyEnded closes the record of a verification.
+// verifyEnded closes the record of a verification. What it found is acted on even when it was cancelled before it could:
+// the order that cancelled it must not take a point that is known to be wrong.
 func (e *Engine) verifyEnded(ctx context.Context, r *jobs.Run, cause error) error {
-	_, err := e.update(r.Group(), func(g *group) error {
+	g, err := e.group(r.Group())
+	if err == nil {
+		err = e.actOnFound(ctx, g)
+	}
+	if api.CodeOf(err) == api.CodeNotFound {
+		return nil // removed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	_, err = e.update(r.Group(), func(g *group) error {
 		v := g.Verification
 		if v == nil || v.ID != r.ID() || v.Ended != nil {
 			return nil
