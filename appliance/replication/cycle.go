@@ -413,7 +413,7 @@ func (c *cycle) below(ctx context.Context, m *cycleMember, plan *diskPlan, draft
 	case !draft.MapValid() || c.compares(m):
 		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it.
 		m.kind = kindDifference
-		return snapshot.Scan(ctx, draft, size, blocks, nil)
+		return snapshot.Scan(ctx, scarredOf(draft), size, blocks, nil)
 	case plan.before == nil:
 		return snapshot.Digest{}, nil // a new, empty disk
 	case plan.before.Size == size:

@@ -3,7 +3,10 @@ package replication_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,6 +14,7 @@ import (
 	"understudy/api"
 	"understudy/hypervisors"
 	"understudy/hypervisors/hypervisortest"
+	"understudy/snapshot"
 )
 
 // cancelled cancels what the group works on.
@@ -113,4 +117,116 @@ func TestMarksThatTheTargetDoesNotTake(t *testing.T) {
 	_, v := w.failedVerify()
 	require.Equal(t, "repaired", v.State)
 	require.Equal(t, ids(points, 0, 3), w.suspects(g), "the repair has told it")
+}
+
+// TestPointsThatCannotBeExamined: damage at the target asks nobody when a point was last read in full, so that what
+// cannot be examined is suspect too, and hides nothing of the others.
+func TestPointsThatCannotBeExamined(t *testing.T) {
+	for name, c := range map[string]struct {
+		unread  func(point string, points []api.Point) bool
+		suspect []int // of four points, of which the last has the damage
+	}{
+		"all but damaged ones": {func(string, []api.Point) bool { return false }, []int{3}},
+		"one":                  {func(p string, points []api.Point) bool { return p == points[1].ID }, []int{1, 3}},
+		"none":                 {func(string, []api.Point) bool { return true }, []int{0, 1, 2, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			vm := w.machine("web")
+			g := w.protect(spec("shop", "web")) // each cycle is verified
+			for range 3 {
+				require.NoError(t, w.home.Guest(vm).Write("vda", 6*mib, fmt.Append(nil, len(w.points("shop")))))
+				w.done(w.engine.SyncNow(t.Context(), "shop"))
+			}
+			points := w.points("shop")
+			require.NoError(t, w.away.Rot(g.Members[0].ReplicaID, points[3].ID, "vda", 6*mib+100, []byte("rot")))
+			w.faults["away"].Each(func(_ context.Context, call hypervisortest.Call, when hypervisortest.When, subject string) error {
+				if _, point, _ := strings.Cut(subject, " "); call == "Replica.Open" && c.unread(point, points) {
+					return errors.New("the header is broken")
+				}
+				return nil
+			})
+			j, err := w.engine.SyncNow(t.Context(), "shop")
+			require.NoError(t, err)
+			require.Equal(t, api.JobFailed, w.wait(j.ID).State)
+			want := []string{}
+			for _, n := range c.suspect {
+				want = append(want, points[n].ID)
+			}
+			require.Equal(t, want, w.suspects(g))
+			w.faults["away"].Each(nil)
+			w.done(w.engine.SyncNow(t.Context(), "shop"))
+			w.sameAtTarget(g, vm)
+		})
+	}
+}
+
+// TestUnreadableBlock: the storage of the target does not give back a block any more. That is damage like any other: it is
+// found, the points that hold it are marked, and the block is written anew.
+func TestUnreadableBlock(t *testing.T) {
+	for name, order := range map[string]func(w *world) (api.Job, error){
+		"verify":      func(w *world) (api.Job, error) { return w.engine.Verify(w.t.Context(), "shop") },
+		"every cycle": func(w *world) (api.Job, error) { return w.engine.SyncNow(w.t.Context(), "shop") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			vm := w.machine("web")
+			g, points := w.quiet("web")
+			if name != "verify" {
+				p := w.group("shop").Policy
+				p.VerifyCycles = true
+				_, err := w.engine.UpdatePolicy(t.Context(), "shop", g.Revision, p)
+				require.NoError(t, err)
+			}
+			bad := badBlock{disk: "vda", chunk: 6 * mib}
+			w.faults["away"].Each(bad.befall)
+			j, err := order(w)
+			require.NoError(t, err)
+			j = w.wait(j.ID)
+			require.Equal(t, api.JobFailed, j.State)
+			require.Contains(t, j.Error, "65536 bytes in all, 65536 of them changed at the target", "its neighbours are well")
+			if name != "verify" {
+				w.done(w.engine.SyncNow(t.Context(), "shop"))
+			}
+			require.True(t, bad.written.Load())
+			require.Subset(t, w.suspects(g), ids(points, 0, 3))
+			now := w.points("shop")
+			require.Empty(t, now[len(now)-1].Suspect)
+			w.sameAtTarget(g, vm)
+			w.done(w.engine.SyncNow(t.Context(), "shop"))
+		})
+	}
+}
+
+// badBlock is the second of a chunk. It cannot be read below a draft, nor in a point that was made before, until it is
+// written anew.
+type badBlock struct {
+	disk    string
+	chunk   int64
+	written atomic.Bool
+	once    atomic.Bool // the chunk was read as a whole, and comes again in blocks
+}
+
+func (b *badBlock) befall(_ context.Context, call hypervisortest.Call, when hypervisortest.When, subject string) error {
+	words := strings.Fields(subject)
+	if len(words) != 3 || words[1] != b.disk || when != hypervisortest.Before {
+		return nil
+	}
+	var off int64
+	if _, err := fmt.Sscan(words[2], &off); err != nil {
+		return err
+	}
+	block := b.chunk + snapshot.BlockSize
+	switch {
+	case call == "DraftDisk.WriteAt" || call == "DraftDisk.Zero":
+		if off == block {
+			b.written.Store(true)
+		}
+	case call == "PointDisk.ReadAt" && off == block,
+		call == "DraftDisk.ReadAt" && !b.written.Load() && (off == block || off == b.chunk && b.once.CompareAndSwap(false, true)):
+		return fmt.Errorf("bad block: %w", syscall.EIO)
+	case call == "DraftDisk.ReadAt" && off == b.chunk:
+		b.once.Store(false)
+	}
+	return nil
 }

@@ -125,7 +125,7 @@ func (c *cycle) inspectDisk(ctx context.Context, m *cycleMember, n int, until ti
 			return nil
 		}
 		piece := snapshot.Extent{Offset: at, Length: min(inspectPiece, size-at)}
-		verdict, err := snapshot.Verify(ctx, snapshot.Check{Source: frozen, Replica: draft, Map: blocks, Size: size, Extents: one(piece), Limit: i.limit,
+		verdict, err := snapshot.Verify(ctx, snapshot.Check{Source: frozen, Replica: scarred{draft}, Map: blocks, Size: size, Extents: one(piece), Limit: i.limit,
 			Progress: func(s snapshot.Stats) { c.r.Progress(c.stats.BytesRead+at+s.BytesRead, 0) }})
 		if err != nil {
 			return fmt.Errorf("compare disk %s of %s: %w", frozen.ID(), machine, err)
@@ -147,7 +147,7 @@ func (c *cycle) overwritten(ctx context.Context, m *cycleMember, plan *diskPlan,
 	if c.look == nil || !plan.tracked || plan.before == nil {
 		return nil
 	}
-	verdict, err := snapshot.Verify(ctx, snapshot.Check{Replica: draft, Map: blocks, Size: plan.disk.Size(), Extents: plan.extents, Limit: c.look.limit})
+	verdict, err := snapshot.Verify(ctx, snapshot.Check{Replica: scarred{draft}, Map: blocks, Size: plan.disk.Size(), Extents: plan.extents, Limit: c.look.limit})
 	if err == nil && !verdict.Identical() {
 		c.look.note(m.index, c.g.Members[m.index].Name, plan.disk.ID(), plan.disk.Size(), 0, verdict)
 	}

@@ -25,12 +25,7 @@ func (e *Engine) distrust(ctx context.Context, id string, bad *mismatch) ([]stri
 	}
 	marks := map[string][]string{} // reasons, by point
 	for _, f := range bad.Found {
-		points, err := e.builtOn(ctx, g, f)
-		if err != nil {
-			e.Log.Warn("points cannot be examined, all that may be wrong are marked", "group", g.Spec.Name, "error", err)
-			points = uncertain(g)
-		}
-		for _, p := range points {
+		for _, p := range e.builtOn(ctx, g, f) {
 			marks[p] = append(marks[p], f.reason(e.Clock().UTC().Format("2006-01-02 15:04:05Z")))
 		}
 	}
@@ -98,34 +93,36 @@ func uncertain(g group) (ids []string) {
 //   - where the target was damaged, those that do not give back what was written;
 //   - where the source did not tell of a change, nobody knows since when: those that have the same hash there as the
 //     newest, back to the last one that was read in full, which was right at its moment.
-func (e *Engine) builtOn(ctx context.Context, g group, f finding) ([]string, error) {
-	replica, err := e.replicaOf(ctx, g, &g.Members[f.Member])
-	if err != nil {
-		return nil, err
-	}
+//
+// What cannot be examined counts as built on it: damage does not ask when a point was last read in full.
+func (e *Engine) builtOn(ctx context.Context, g group, f finding) (ids []string) {
 	lies := sample(f.Ranges, f.Damaged)
 	damaged := sample(f.Damaged, nil)
 	doubted := uncertain(g)
+	replica, unknown := e.replicaOf(ctx, g, &g.Members[f.Member])
 	var newest []placed
-	var ids []string
 	for n := len(g.Points) - 1; n >= 0; n-- {
 		p := g.Points[n]
-		at, err := examine(ctx, replica, p.ID, f.Disk, lies, damaged)
-		if errors.Is(err, hypervisors.ErrNotFound) {
-			continue
+		var at examined
+		err := unknown
+		if err == nil {
+			at, err = examine(ctx, replica, p.ID, f.Disk, lies, damaged)
+		}
+		if errors.Is(err, hypervisors.ErrNotFound) && unknown == nil {
+			continue // it is gone
 		}
 		if err != nil {
-			return nil, err
+			e.Log.Warn("point cannot be examined, and may be wrong", "group", g.Spec.Name, "point", p.ID, "error", err)
 		}
 		if newest == nil {
 			newest = at.kept
 		}
-		same := slices.ContainsFunc(at.kept, func(h placed) bool { return slices.Contains(newest, h) })
-		if at.damaged || same && slices.Contains(doubted, p.ID) {
+		same := err != nil || slices.ContainsFunc(at.kept, func(h placed) bool { return slices.Contains(newest, h) })
+		if at.damaged || err != nil && len(damaged) > 0 || same && slices.Contains(doubted, p.ID) {
 			ids = append(ids, p.ID)
 		}
 	}
-	return ids, nil
+	return ids
 }
 
 // examined is what a point holds of a disk where something was found.
