@@ -1,11 +1,14 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -133,7 +136,7 @@ func (e *Engine) holdAllOff(ctx context.Context, t *task, host hypervisors.Host)
 		return err
 	}
 	for i := range t.group.Members {
-		vm, err := host.VM(ctx, t.group.fromSeat(&t.group.Members[i]).VM)
+		vm, err := ask(ctx, host, t.group.fromSeat(&t.group.Members[i]).VM)
 		if err == nil {
 			err = e.holdOff(ctx, t.group.ID, i, host, vm)
 		}
@@ -149,17 +152,21 @@ func (e *Engine) holdAllOff(ctx context.Context, t *task, host hypervisors.Host)
 func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host, patience time.Duration) error {
 	force := t.work.Force && !t.work.Planned
 	on := make([]bool, len(t.group.Members))
-	if err := e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) (err error) {
+	looks, looking := errgroup.WithContext(ctx) // all at once: a look takes long only where nobody answers
+	for i := range t.group.Members {
 		m := &t.group.Members[i]
-		if on[i], err = e.stillOn(ctx, host, t.group.fromSeat(m).VM, patience, force); err == nil {
-			return nil
-		}
-		if on[i] = false; ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return e.unasked(t, m.Name, patience, err)
-	}); err != nil || !slices.Contains(on, true) {
-		return err
+		looks.Go(func() (err error) {
+			if on[i], err = e.stillOn(looking, host, t.group.fromSeat(m).VM, patience, force); err == nil {
+				return nil
+			}
+			if on[i] = false; looking.Err() != nil {
+				return looking.Err()
+			}
+			return e.unasked(t, m.Name, patience, err)
+		})
+	}
+	if err := looks.Wait(); err != nil || !slices.Contains(on, true) {
+		return cmp.Or(ctx.Err(), err)
 	}
 	for i, m := range t.group.Members {
 		if on[i] && t.work.Planned {
@@ -199,7 +206,7 @@ func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, 
 	again := time.NewTicker(e.NoticeTime/20 + 1)
 	defer again.Stop()
 	for {
-		found, err := host.VM(ctx, vm)
+		found, err := ask(ctx, host, vm)
 		switch {
 		case errors.Is(err, hypervisors.ErrNotFound):
 			return false, nil
@@ -216,6 +223,13 @@ func (e *Engine) stillOn(ctx context.Context, host hypervisors.Host, vm string, 
 		case <-again.C:
 		}
 	}
+}
+
+// ask looks at a machine, on a host that may hang.
+func ask(ctx context.Context, host hypervisors.Host, vm string) (hypervisors.VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return host.VM(ctx, vm)
 }
 
 // shutdownSource shuts the running machines of the source side down, in the reverse of their order.

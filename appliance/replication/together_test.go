@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"understudy/api"
+	"understudy/hypervisors"
 	"understudy/hypervisors/hypervisortest"
 )
 
@@ -133,6 +135,29 @@ func TestAStartThatFailsUndoesTheOthers(t *testing.T) {
 	}
 	w.clean()
 	w.done(w.engine.Failover(t.Context(), "g0", api.FailoverOrder{}))
+}
+
+// A host that died takes all its machines with it: however many they are, one moment is enough for it to be noticed.
+func TestADeadHostIsNoticedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.stop()
+		w.atOnce, w.noticeTime = 2, 10*time.Second
+		w.start()
+		vms := w.crew(1, 12)
+		for _, vm := range vms {
+			require.NoError(t, w.home.Crash(vm))
+		}
+		w.faults["home"].Each(func(_ context.Context, call hypervisortest.Call, _ hypervisortest.When, _ string) error {
+			if call == "Host.VM" {
+				return hypervisors.ErrUnreachable
+			}
+			return nil
+		})
+		began := time.Now()
+		w.done(w.engine.Failover(t.Context(), "g0", api.FailoverOrder{}))
+		require.Less(t, time.Since(began), 2*w.noticeTime)
+	})
 }
 
 // The engine may be told to do one thing after the other.
