@@ -143,6 +143,9 @@ func (e *Engine) holdAllOff(ctx context.Context, t *task, host hypervisors.Host)
 		if err != nil {
 			t.Log().Warn("source may start with its host", "machine", t.group.Members[i].Name, "error", err)
 		}
+		if gone(err) { // nor does it answer for the others
+			break
+		}
 	}
 	return ctx.Err()
 }

@@ -34,24 +34,29 @@ func (e *Engine) watch(ctx context.Context) {
 // run. It tells loudly and touches nothing that runs, because nobody here knows what it does for whom; Fence is the
 // order that turns it off. It also does clean-ups that were put off, as no cycle may come that would. Run calls it.
 func (e *Engine) Guard(ctx context.Context) {
-	away := map[string]bool{}
+	away := map[string]bool{} // its machines are looked at when it is back; it is not waited for twice
 	for _, g := range e.snapshotGroups() {
-		if e.canPay(g) {
-			e.pay(ctx, g.ID)
+		if !away[g.Home.Host] && !away[g.Away.Host] && e.canPay(g) && !e.payInTime(ctx, g.ID) {
+			away[g.Home.Host], away[g.Away.Host] = true, true // one of them
 		}
 		side, _, settled := g.idle()
 		if !settled || away[side.Host] {
 			continue
 		}
-		// One that is away is shown so, and its machines are looked at when it is back; it is not waited for twice.
-		if _, err := e.host(ctx, side.Host); err != nil {
+		if _, err := e.host(ctx, side.Host); err != nil { // which shows it as away
 			away[side.Host] = true
 			continue
 		}
 		if err := e.guard(ctx, g.clone()); err != nil && ctx.Err() == nil {
+			away[side.Host] = gone(err)
 			e.Log.Warn("group cannot be watched", "group", g.Spec.Name, "error", err)
 		}
 	}
+}
+
+// gone says that an error is that of a host that does not answer, whatever it was asked.
+func gone(err error) bool {
+	return errors.Is(err, hypervisors.ErrUnreachable) || errors.Is(err, hypervisors.ErrTimeout) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // idle gives the side of a group whose machines must be off, and whether there is one now: while an order works on the

@@ -2,13 +2,16 @@ package replication_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"understudy/api"
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
+	"understudy/hypervisors/hypervisortest"
 )
 
 func (w *world) autostart(hv *fake.Hypervisor, vm string) bool {
@@ -211,4 +214,43 @@ func TestStrayReplica(t *testing.T) {
 	require.True(t, w.running(w.home, vm))
 	require.Empty(t, w.alerted())
 	w.sameAtTarget(g, vm)
+}
+
+// TestGuardWaitsForAHostOnce: a host that is connected and hangs costs one wait, and the groups of others are looked at.
+func TestGuardWaitsForAHostOnce(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.crew(4, 1)
+		for n := range 3 {
+			w.done(w.engine.Failover(t.Context(), fmt.Sprint("g", n), api.FailoverOrder{Planned: true}))
+		}
+		w.faults["home"].Each(func(ctx context.Context, call hypervisortest.Call, when hypervisortest.When, _ string) error {
+			if call == "Host.VM" && when == hypervisortest.Before {
+				return hypervisortest.Hang(ctx)
+			}
+			return nil
+		})
+		require.NoError(t, w.away.Start(w.group("g3").Members[0].TargetVM))
+		began := time.Now()
+		w.engine.Guard(t.Context())
+		require.Less(t, time.Since(began), time.Minute)
+		require.Len(t, w.group("g3").Alerts, 1)
+		w.faults["home"].Each(nil)
+	})
+}
+
+// TestGuardDoesNotWaitForCleanUps: nor does a clean-up that hangs keep it from looking.
+func TestGuardDoesNotWaitForCleanUps(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.crew(2, 1)
+		w.faults["home"].Queue("Checkpoint.Close", hypervisortest.Before, hypervisortest.Fail(hypervisors.ErrUnreachable))
+		w.done(w.engine.SyncNow(t.Context(), "g0"))
+		w.faults["home"].Queue("Checkpoint.Close", hypervisortest.Before, hypervisortest.Hang)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		w.engine.Guard(ctx)
+		require.Less(t, time.Since(began), 5*time.Minute)
+		w.engine.Guard(ctx)
+		w.clean()
+	})
 }

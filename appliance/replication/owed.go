@@ -48,6 +48,14 @@ func (e *Engine) pay(ctx context.Context, group string) {
 	}
 }
 
+// payInTime is pay for those who must not wait for a host that hangs; false: it did.
+func (e *Engine) payInTime(ctx context.Context, group string) bool {
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
+	defer cancel()
+	e.pay(ctx, group)
+	return ctx.Err() == nil
+}
+
 // doubt remembers change ids of a machine of which at most one is needed.
 func (e *Engine) doubt(vm string, ids ...hypervisors.ChangeID) {
 	e.mu.Lock()
