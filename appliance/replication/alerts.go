@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,16 +11,27 @@ import (
 
 // An alert of a group is there while it is true. Its kind is its name: there is one of each kind at most.
 
-// set raises an alert or ends it.
-func (e *Engine) set(id, kind string, on bool, alert func() api.Alert) error {
+// set raises an alert or ends it. A group that an order has moved on from what was seen gets none.
+func (e *Engine) set(seen group, kind string, on bool, alert func() api.Alert) error {
 	if !on {
-		return e.calm(id, kind)
+		return e.calm(seen.ID, kind)
 	}
-	return e.raise(id, alert())
+	err := e.raise(seen.ID, alert(), func(g *group) error {
+		if g.State != seen.State || g.Reversed != seen.Reversed {
+			return errMovedOn
+		}
+		return nil
+	})
+	if errors.Is(err, errMovedOn) {
+		return nil
+	}
+	return err
 }
 
-// raise begins an alert, or brings its words up to date.
-func (e *Engine) raise(id string, a api.Alert) error {
+var errMovedOn = errors.New("the group has moved on")
+
+// raise begins an alert, or brings its words up to date, if what it is about is still so.
+func (e *Engine) raise(id string, a api.Alert, still func(*group) error) error {
 	a.Since = e.Clock()
 	action := "created"
 	g, err := e.group(id)
@@ -33,6 +45,9 @@ func (e *Engine) raise(id string, a api.Alert) error {
 		}
 	}
 	if _, err = e.update(id, func(g *group) error {
+		if err := still(g); err != nil {
+			return err
+		}
 		if at := g.alert(a.Kind); at >= 0 {
 			g.Alerts[at] = a
 		} else {
@@ -45,6 +60,9 @@ func (e *Engine) raise(id string, a api.Alert) error {
 	e.publish("alert", action, a.Kind, id, a.Message)
 	return nil
 }
+
+// always is for an alert that does not depend on the state of the group.
+func always(*group) error { return nil }
 
 // calm ends an alert if there is one.
 func (e *Engine) calm(id, kind string) error {

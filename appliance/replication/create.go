@@ -61,7 +61,7 @@ func (e *Engine) plan(ctx context.Context, spec api.GroupSpec) (*group, error) {
 		return nil, err
 	}
 	protected := e.protected(home.ID)
-	g := &group{ID: newID(), Revision: 1, Spec: spec, State: api.StateMirroring, Created: e.Clock(), writing: new(sync.Mutex),
+	g := &group{ID: newID(), Revision: 1, Spec: spec, State: api.StateMirroring, Created: e.Clock(), writing: new(sync.Mutex), watching: new(sync.Mutex),
 		Home: place{Host: home.ID}, Away: place{Host: away.ID, Storage: spec.Storage}}
 	for i, wish := range spec.Machines {
 		vm, err := find(ctx, host, wish.VM, home.Name)

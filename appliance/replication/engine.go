@@ -185,7 +185,7 @@ func (e *Engine) load() error {
 		return fmt.Errorf("load hosts: %w", err)
 	}
 	if err := e.Store.Each(bucketGroups, func(_ string, decode func(any) error) error {
-		g := &group{writing: new(sync.Mutex)}
+		g := &group{writing: new(sync.Mutex), watching: new(sync.Mutex)}
 		if err := decode(g); err != nil {
 			return err
 		}

@@ -59,6 +59,9 @@ type group struct {
 
 	// writing is held while the group is being changed: see Engine.update.
 	writing *sync.Mutex
+	// watching is held by Guard from its look to its judgement, and by those who give up what it may have seen, or let
+	// machines start with their host again: what was seen before must not come after.
+	watching *sync.Mutex
 }
 
 // place is one side of a group.

@@ -80,6 +80,12 @@ func (g *group) replaced() bool {
 }
 
 func (e *Engine) guard(ctx context.Context, g group) error {
+	g.watching.Lock()
+	defer g.watching.Unlock()
+	g, err := e.group(g.ID) // as it is by now
+	if err != nil {
+		return err
+	}
 	side, seat, settled := g.idle()
 	if !settled || e.isCreating(g.ID) {
 		return nil
@@ -139,9 +145,9 @@ func (e *Engine) judge(seen group, on []bool) error {
 		}
 	}
 	return errors.Join(
-		e.set(g.ID, api.AlertSplitBrain, g.replaced() && len(up) > 0, func() api.Alert { return e.splitBrain(g, up) }),
-		e.set(g.ID, api.AlertDiverged, g.replaced() && len(diverged) > 0, func() api.Alert { return e.divergence(g, diverged) }),
-		e.set(g.ID, api.AlertStray, !g.replaced() && len(up) > 0, func() api.Alert { return e.straying(g, up) }),
+		e.set(g, api.AlertSplitBrain, g.replaced() && len(up) > 0, func() api.Alert { return e.splitBrain(g, up) }),
+		e.set(g, api.AlertDiverged, g.replaced() && len(diverged) > 0, func() api.Alert { return e.divergence(g, diverged) }),
+		e.set(g, api.AlertStray, !g.replaced() && len(up) > 0, func() api.Alert { return e.straying(g, up) }),
 	)
 }
 
@@ -170,18 +176,25 @@ func (e *Engine) fenceKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderFence), Ended: e.ended, Steps: []jobs.Step{
 		e.step("stop", e.stopIdle),
 		e.step("give-up", func(ctx context.Context, t *task) error {
-			g, err := e.update(t.group.ID, func(g *group) error {
-				for i := range g.Members {
-					g.Members[i].Ran = false
-				}
-				return nil
-			})
+			g, err := e.giveUp(t.group)
 			if err != nil {
 				return err
 			}
 			return e.guard(ctx, g) // which ends the alerts
 		}),
 	}}
+}
+
+// giveUp forgets that machines ran at their source after they were failed over.
+func (e *Engine) giveUp(g group) (group, error) {
+	g.watching.Lock()
+	defer g.watching.Unlock()
+	return e.update(g.ID, func(g *group) error {
+		for i := range g.Members {
+			g.Members[i].Ran = false
+		}
+		return nil
+	})
 }
 
 func (e *Engine) stopIdle(ctx context.Context, t *task) error {
@@ -231,6 +244,12 @@ func (e *Engine) holdOff(ctx context.Context, id string, i int, host hypervisors
 
 // letStart gives the machines of a side, which are production now, their autostart back.
 func (e *Engine) letStart(ctx context.Context, g group, side place, seat func(*member) *seat) error {
+	g.watching.Lock()
+	defer g.watching.Unlock()
+	g, err := e.group(g.ID) // with what Guard has learned
+	if err != nil {
+		return err
+	}
 	for i := range g.Members {
 		if !g.Members[i].Autostart {
 			continue

@@ -254,3 +254,69 @@ func TestGuardDoesNotWaitForCleanUps(t *testing.T) {
 		w.clean()
 	})
 }
+
+// slowGuard lets Guard look at a machine, and hold on to what it saw until the test says so.
+func (w *world) slowGuard() (goOn chan struct{}, ended func()) {
+	seen, goOn := make(chan struct{}), make(chan struct{})
+	w.faults["home"].Queue("Host.VM", hypervisortest.After, func(context.Context) error {
+		close(seen)
+		<-goOn
+		return nil
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.engine.Guard(w.t.Context())
+	}()
+	<-seen
+	return goOn, func() { <-done }
+}
+
+// haste gives a job the time to end, if nothing holds it up.
+func (w *world) haste(job string) {
+	for range 50 {
+		if w.ended(job) {
+			return
+		}
+		time.Sleep(tick)
+	}
+}
+
+// TestGuardBesideFence: what was seen before the fence must not be held against the group after it.
+func TestGuardBesideFence(t *testing.T) {
+	w := newWorld(t)
+	vm := w.machine("web")
+	w.protect(spec("shop", "web"))
+	planned(w, vm, "")
+	require.NoError(t, w.home.Start(vm))
+	goOn, ended := w.slowGuard()
+	j, err := w.engine.Fence(t.Context(), "shop")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return !w.running(w.home, vm) }, waitFor, tick)
+	w.haste(j.ID)
+	close(goOn)
+	ended()
+	w.done(j, nil)
+	require.Empty(t, w.group("shop").Alerts)
+	w.done(w.engine.Commit(t.Context(), "shop"))
+	w.done(w.engine.Reprotect(t.Context(), "shop"))
+}
+
+// TestGuardBesideRollback: what is production again keeps its autostart, and has no alert of the other life.
+func TestGuardBesideRollback(t *testing.T) {
+	w := newWorld(t)
+	vm := w.machine("web")
+	w.protect(spec("shop", "web"))
+	planned(w, vm, "")
+	require.NoError(t, w.home.Start(vm))
+	require.NoError(t, w.home.SetAutostart(vm, true))
+	goOn, ended := w.slowGuard()
+	j, err := w.engine.Rollback(t.Context(), "shop")
+	require.NoError(t, err)
+	w.haste(j.ID)
+	close(goOn)
+	ended()
+	w.done(j, nil)
+	require.True(t, w.autostart(w.home, vm))
+	require.Empty(t, w.group("shop").Alerts)
+}

@@ -43,7 +43,7 @@ func (e *Engine) distrust(ctx context.Context, id string, bad *mismatch) ([]stri
 	}
 	if err := e.raise(id, api.Alert{Kind: api.AlertMismatch, Message: bad.Error(),
 		Hint: "The next cycle compares everything and repairs the replica by itself. If it happens again, check the storage of the target, " +
-			"and whether anything writes to the source's disks past the hypervisor."}); err != nil {
+			"and whether anything writes to the source's disks past the hypervisor."}, always); err != nil {
 		return nil, err
 	}
 	var marked []string
