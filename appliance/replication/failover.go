@@ -135,6 +135,8 @@ func (e *Engine) holdAllOff(ctx context.Context, t *task, host hypervisors.Host)
 	if err := t.Undo("autostart", ""); err != nil {
 		return err
 	}
+	t.group.watching.Lock()
+	defer t.group.watching.Unlock()
 	for i := range t.group.Members {
 		vm, err := ask(ctx, host, t.group.fromSeat(&t.group.Members[i]).VM)
 		if err == nil {
@@ -476,7 +478,7 @@ func (e *Engine) commitKind() jobs.Kind {
 			return err
 		}},
 		e.step("autostart", func(ctx context.Context, t *task) error {
-			return e.letStart(ctx, t.group, t.group.target(), t.group.toSeat)
+			return e.mayStart(ctx, t, t.group.target(), t.group.toSeat)
 		}),
 	}}
 }
@@ -519,7 +521,7 @@ func (e *Engine) rollbackKind() jobs.Kind {
 					return err
 				}
 			}
-			if err := e.letStart(ctx, t.group, t.group.source(), t.group.fromSeat); err != nil {
+			if err := e.mayStart(ctx, t, t.group.source(), t.group.fromSeat); err != nil {
 				return err
 			}
 			// Only after the last one: a death in between must not leave the others off.

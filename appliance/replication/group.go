@@ -54,8 +54,11 @@ type group struct {
 	Before api.GroupState
 	// Stopped says that the failover in force turned the source machines off, so that rolling back turns them on.
 	Stopped bool
-	Attempt time.Time
-	Created time.Time
+	// StartOwed says that machines which are production do not start with their host yet, although they did before: Guard
+	// tries again.
+	StartOwed bool
+	Attempt   time.Time
+	Created   time.Time
 
 	// writing is held while the group is being changed: see Engine.update.
 	writing *sync.Mutex
@@ -184,6 +187,9 @@ func (g *group) apply(event protection.Event) error {
 		for i := range g.Members {
 			g.Members[i].ChangeID = ""
 		}
+	}
+	if event == protection.FailoverStarted || event == protection.FailbackStarted {
+		g.StartOwed = false // they are not to start with their host any more
 	}
 	if event == protection.FailoverStarted || event == protection.RollbackDone {
 		for i := range g.Members {

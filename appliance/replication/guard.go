@@ -32,12 +32,19 @@ func (e *Engine) watch(ctx context.Context) {
 
 // Guard looks whether machines run that must not: those that a failover replaced, and replicas that nobody ordered to
 // run. It tells loudly and touches nothing that runs, because nobody here knows what it does for whom; Fence is the
-// order that turns it off. It also does clean-ups that were put off, as no cycle may come that would. Run calls it.
+// order that turns it off. It also does what was put off, as no cycle may come that would: clean-ups, and letting production start
+// with its host. Run calls it.
 func (e *Engine) Guard(ctx context.Context) {
 	away := map[string]bool{} // its machines are looked at when it is back; it is not waited for twice
 	for _, g := range e.snapshotGroups() {
 		if !away[g.Home.Host] && !away[g.Away.Host] && e.canPay(g) && !e.payInTime(ctx, g.ID) {
 			away[g.Home.Host], away[g.Away.Host] = true, true // one of them
+		}
+		if side, _, decided := g.production(); decided && g.StartOwed && !away[side.Host] {
+			if err := e.startAgain(ctx, g.clone()); err != nil && ctx.Err() == nil {
+				away[side.Host] = gone(err)
+				e.Log.Warn("machines do not start with their host yet", "group", g.Spec.Name, "error", err)
+			}
 		}
 		side, _, settled := g.idle()
 		if !settled || away[side.Host] {
@@ -250,6 +257,57 @@ func (e *Engine) letStart(ctx context.Context, g group, side place, seat func(*m
 	if err != nil {
 		return err
 	}
+	return e.letStartNow(ctx, g, side, seat)
+}
+
+// mayStart is letStart as a step of an order that is done otherwise: a machine that does not start with its host yet is no
+// reason to leave the rest undone.
+func (e *Engine) mayStart(ctx context.Context, t *task, side place, seat func(*member) *seat) error {
+	if err := e.letStart(ctx, t.group, side, seat); err != nil {
+		t.Log().Warn("machines do not start with their host yet", "group", t.group.Spec.Name, "error", err)
+	}
+	return ctx.Err()
+}
+
+// production gives the side of a group whose machines serve, and whether that is decided.
+func (g *group) production() (side place, at func(*member) *seat, decided bool) {
+	switch g.State {
+	case api.StateCommitted:
+		return g.target(), g.toSeat, true
+	case api.StateMirroring, api.StateProtected:
+		return g.source(), g.fromSeat, true
+	}
+	return place{}, nil, false
+}
+
+// startAgain is letStart where it failed before, unless an order has begun to move production.
+func (e *Engine) startAgain(ctx context.Context, g group) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	g.watching.Lock()
+	defer g.watching.Unlock()
+	g, err := e.group(g.ID)
+	if err != nil {
+		return err
+	}
+	side, seat, decided := g.production()
+	if !decided || !g.StartOwed {
+		return nil
+	}
+	return e.letStartNow(ctx, g, side, seat)
+}
+
+// letStartNow is letStart of a group as it is, which nobody else watches.
+func (e *Engine) letStartNow(ctx context.Context, g group, side place, seat func(*member) *seat) error {
+	err := e.setAutostart(ctx, g, side, seat)
+	if owed := err != nil; owed != g.StartOwed {
+		_, failed := e.update(g.ID, func(g *group) error { g.StartOwed = owed; return nil })
+		err = errors.Join(err, failed)
+	}
+	return err
+}
+
+func (e *Engine) setAutostart(ctx context.Context, g group, side place, seat func(*member) *seat) error {
 	for i := range g.Members {
 		if !g.Members[i].Autostart {
 			continue

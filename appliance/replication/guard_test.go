@@ -320,3 +320,45 @@ func TestGuardBesideRollback(t *testing.T) {
 	require.True(t, w.autostart(w.home, vm))
 	require.Empty(t, w.group("shop").Alerts)
 }
+
+// TestAutostartThatFails does not stop an order, and is tried again.
+func TestAutostartThatFails(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	vm := w.machine("web")
+	require.NoError(t, w.home.SetAutostart(vm, true))
+	g := w.protect(spec("shop", "web"))
+	away := g.Members[0].TargetVM
+	refuses := func(host string) {
+		w.faults[host].Queue("Power.SetAutostart", hypervisortest.Before, hypervisortest.Fail(hypervisors.ErrBusy))
+	}
+	planned(w, vm, "")
+	refuses("home")
+	w.done(w.engine.Rollback(ctx, "shop"))
+	require.False(t, w.autostart(w.home, vm))
+	require.Empty(t, w.alerted())
+	require.True(t, w.autostart(w.home, vm))
+
+	planned(w, vm, "")
+	refuses("away")
+	w.done(w.engine.Commit(ctx, "shop"))
+	require.False(t, w.autostart(w.away, away))
+	w.restart()
+	require.Empty(t, w.alerted())
+	require.True(t, w.autostart(w.away, away))
+
+	refuses("home")
+	w.done(w.engine.Failback(ctx, "shop"))
+	require.Equal(t, api.StateProtected, w.group("shop").State)
+	require.False(t, w.autostart(w.home, vm))
+	refuses("home")
+	require.Empty(t, w.alerted())
+	require.False(t, w.autostart(w.home, vm))
+	require.Empty(t, w.alerted())
+	require.True(t, w.autostart(w.home, vm))
+	require.False(t, w.autostart(w.away, away))
+	// Who turns it off later is not overruled.
+	require.NoError(t, w.home.SetAutostart(vm, false))
+	require.Empty(t, w.alerted())
+	require.False(t, w.autostart(w.home, vm))
+}

@@ -112,7 +112,7 @@ func (e *Engine) failbackKind() jobs.Kind {
 			e.step("checks", e.checkHome),
 			e.step("turn", e.turnHome),
 			e.step("autostart", func(ctx context.Context, t *task) error {
-				return e.letStart(ctx, t.group, t.group.Home, func(m *member) *seat { return &m.Home })
+				return e.mayStart(ctx, t, t.group.Home, func(m *member) *seat { return &m.Home })
 			}),
 			e.copyStep("protect"),
 			// Only now, with a point of the new direction committed, what the replicas wrote as production may go: until
