@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,8 +40,40 @@ type inspection struct {
 type finding struct {
 	Member        int
 	Machine, Disk string
-	// Ranges differ at all; in those of Damaged the target does not give back what was written.
+	// Ranges differ at all; in those of Damaged the target does not give back what was written. Ascending, apart from each
+	// other, and no more than maxFound of each.
 	Ranges, Damaged []snapshot.Extent
+	// Different and Rotten count the bytes of all there are.
+	Different, Rotten int64
+}
+
+// maxFound bounds what is remembered of a disk: of very many ranges, the first.
+const maxFound = 1000
+
+// complete says that all ranges are remembered.
+func (f *finding) complete() bool {
+	return total(f.Ranges) >= f.Different && total(f.Damaged) >= f.Rotten
+}
+
+func total(ranges []snapshot.Extent) (bytes int64) {
+	for _, e := range ranges {
+		bytes += e.Length
+	}
+	return bytes
+}
+
+// merged sorts ranges, joins those that touch, and keeps maxFound of them.
+func merged(all []snapshot.Extent) []snapshot.Extent {
+	slices.SortFunc(all, func(a, b snapshot.Extent) int { return cmp.Compare(a.Offset, b.Offset) })
+	out := all[:0]
+	for _, e := range all {
+		if n := len(out) - 1; n >= 0 && e.Offset <= out[n].End() {
+			out[n].Length = max(out[n].End(), e.End()) - out[n].Offset
+			continue
+		}
+		out = append(out, e)
+	}
+	return out[:min(len(out), maxFound)]
 }
 
 // mismatch is the error of a cycle whose inspection found something.
@@ -179,7 +212,8 @@ func (i *inspection) note(member int, machine, disk string, size, compared int64
 		i.found = append(i.found, finding{Member: member, Machine: machine, Disk: disk})
 	}
 	f := &i.found[at]
-	f.Ranges, f.Damaged = append(f.Ranges, v.Mismatches...), append(f.Damaged, v.Damaged...)
+	f.Ranges, f.Damaged = merged(append(f.Ranges, v.Mismatches...)), merged(append(f.Damaged, v.Damaged...))
+	f.Different, f.Rotten = f.Different+v.BytesDifferent, f.Rotten+v.BytesDamaged
 }
 
 // maxRanges is how many ranges of a disk are kept for people to look at.

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,13 +62,7 @@ func (e *Engine) distrust(ctx context.Context, id string, bad *mismatch) ([]stri
 }
 
 func (f *finding) reason(when string) string {
-	var bytes, rotten int64
-	for _, e := range f.Ranges {
-		bytes += e.Length
-	}
-	for _, e := range f.Damaged {
-		rotten += e.Length
-	}
+	bytes, rotten := f.Different, f.Rotten
 	switch rotten {
 	case 0:
 		return fmt.Sprintf("disk %s of %s: %d bytes changed at the source without being reported, found %s", f.Disk, f.Machine, bytes, when)
@@ -94,12 +89,16 @@ func uncertain(g group) (ids []string) {
 //   - where the source did not tell of a change, nobody knows since when: those that have the same hash there as the
 //     newest, back to the last one that was read in full, which was right at its moment.
 //
-// What cannot be examined counts as built on it: damage does not ask when a point was last read in full.
+// What cannot be examined counts as built on it: damage does not ask when a point was last read in full. So does
+// everything when there is too much to remember all of it.
 func (e *Engine) builtOn(ctx context.Context, g group, f finding) (ids []string) {
-	lies := sample(f.Ranges, f.Damaged)
-	damaged := sample(f.Damaged, nil)
+	lies := sample(without(f.Ranges, f.Damaged))
+	damaged := sample(f.Damaged)
 	doubted := uncertain(g)
 	replica, unknown := e.replicaOf(ctx, g, &g.Members[f.Member])
+	if !f.complete() {
+		unknown = cmp.Or(unknown, errTooMuch)
+	}
 	var newest []placed
 	for n := len(g.Points) - 1; n >= 0; n-- {
 		p := g.Points[n]
@@ -124,6 +123,8 @@ func (e *Engine) builtOn(ctx context.Context, g group, f finding) (ids []string)
 	}
 	return ids
 }
+
+var errTooMuch = errors.New("too much differs to know all of it")
 
 // examined is what a point holds of a disk where something was found.
 type examined struct {
@@ -168,26 +169,36 @@ func examine(ctx context.Context, replica hypervisors.Replica, point, disk strin
 // maxSample bounds what is looked at of each point to tell whether it is built on a finding.
 const maxSample = 1024
 
-// sample gives the numbers of blocks in ranges but not in without, ascending; with very many of them, some from
-// everywhere.
-func sample(ranges, without []snapshot.Extent) (out []int64) {
-	var total int64
+// sample gives the numbers of blocks in ranges, ascending: one of each range at least, and with very many of them some
+// from everywhere.
+func sample(ranges []snapshot.Extent) (out []int64) {
+	stride := max(1, total(ranges)/snapshot.BlockSize/maxSample)
 	for _, e := range ranges {
-		total += snapshot.Blocks(e.Length)
-	}
-	stride := max(1, total/maxSample)
-	var seen int64
-	for _, e := range ranges {
-		for off := e.Offset; off < e.End(); off += snapshot.BlockSize {
-			seen++
-			inside := slices.ContainsFunc(without, func(x snapshot.Extent) bool { return x.Offset <= off && off < x.End() })
-			if seen%stride == 0 && !inside {
-				out = append(out, off/snapshot.BlockSize)
-			}
+		for off := e.Offset; off < e.End(); off += stride * snapshot.BlockSize {
+			out = append(out, off/snapshot.BlockSize)
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return out
+}
+
+// without gives what is left of ranges when others are taken out. Both ascend, and so does the result.
+func without(ranges, others []snapshot.Extent) (out []snapshot.Extent) {
+	for _, e := range ranges {
+		at := e.Offset
+		for _, x := range others {
+			if x.End() <= at || x.Offset >= e.End() {
+				continue
+			}
+			if x.Offset > at {
+				out = append(out, snapshot.Extent{Offset: at, Length: x.Offset - at})
+			}
+			at = x.End()
+		}
+		if at < e.End() {
+			out = append(out, snapshot.Extent{Offset: at, Length: e.End() - at})
+		}
+	}
+	return out
 }
 
 func extentsOf(blocks []int64) snapshot.Extents {
