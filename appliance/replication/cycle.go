@@ -250,15 +250,15 @@ func (c *cycle) letGo(ctx context.Context, cp hypervisors.Checkpoint, o outcome)
 // useless are the change ids of a member that surely no committed point needs any more. Where nobody can tell yet, the
 // next cycle that is recorded can.
 func (c *cycle) useless(ctx context.Context, cp hypervisors.Checkpoint, m *cycleMember, o outcome) []hypervisors.ChangeID {
-	fresh := cp.ChangeIDs()[m.vm]
+	fresh, at := cp.ChangeIDs()[m.vm], machine{c.g.source().Host, m.vm}
 	var older hypervisors.ChangeID
 	if m.newest != nil {
 		older = m.newest.ChangeID
 	}
 	if o == recorded {
 		// The newest point may have been dropped: then the recorded change id is another one.
-		c.e.doubt(m.vm, older, c.g.Members[m.index].ChangeID)
-		return c.e.doubted(m.vm, fresh)
+		c.e.doubt(at, older, c.g.Members[m.index].ChangeID)
+		return c.e.doubted(at, fresh)
 	}
 	if o == failed {
 		// The group's commit failed, but this member's may have happened: only the target knows.
@@ -267,7 +267,7 @@ func (c *cycle) useless(ctx context.Context, cp hypervisors.Checkpoint, m *cycle
 			return []hypervisors.ChangeID{fresh}
 		}
 	}
-	c.e.doubt(m.vm, older, fresh) // a change id too many costs little, one too few a full compare
+	c.e.doubt(at, older, fresh) // a change id too many costs little, one too few a full compare
 	return nil
 }
 

@@ -77,8 +77,8 @@ type Engine struct {
 	limits map[string]*snapshot.Limiter // by group
 	// creating are groups that are recorded but not provisioned yet.
 	creating map[string]bool
-	owed     map[string][]owed                 // by group
-	doubts   map[string][]hypervisors.ChangeID // by machine
+	owed     map[string][]owed // by group
+	doubts   map[machine][]hypervisors.ChangeID
 
 	stop func()
 	done sync.WaitGroup
@@ -115,7 +115,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
 		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}, owed: map[string][]owed{},
-		doubts: map[string][]hypervisors.ChangeID{}}
+		doubts: map[machine][]hypervisors.ChangeID{}}
 	if err := e.load(); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"understudy/hypervisors"
 	"understudy/snapshot"
 )
 
@@ -59,4 +60,12 @@ func TestWithout(t *testing.T) {
 	require.Equal(t, []snapshot.Extent{blocks(1, 1), blocks(4, 2), blocks(8, 2), blocks(20, 1)},
 		without([]snapshot.Extent{blocks(0, 10), blocks(20, 1)}, []snapshot.Extent{blocks(0, 1), blocks(2, 2), blocks(6, 2)}))
 	require.Empty(t, without([]snapshot.Extent{blocks(0, 4)}, []snapshot.Extent{blocks(0, 4)}))
+}
+
+// TestDoubtsAreOfOneHost: both sides of a machine may have one id.
+func TestDoubtsAreOfOneHost(t *testing.T) {
+	e := &Engine{doubts: map[machine][]hypervisors.ChangeID{}}
+	e.doubt(machine{"home", "web"}, "old", "new")
+	require.Empty(t, e.doubted(machine{"away", "web"}, "other"))
+	require.Equal(t, []hypervisors.ChangeID{"old"}, e.doubted(machine{"home", "web"}, "new"))
 }

@@ -56,18 +56,21 @@ func (e *Engine) payInTime(ctx context.Context, group string) bool {
 	return ctx.Err() == nil
 }
 
+// machine is one on a host: a replica may have the id of what it was made from.
+type machine struct{ host, vm string }
+
 // doubt remembers change ids of a machine of which at most one is needed.
-func (e *Engine) doubt(vm string, ids ...hypervisors.ChangeID) {
+func (e *Engine) doubt(m machine, ids ...hypervisors.ChangeID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.doubts[vm] = append(e.doubts[vm], ids...)
+	e.doubts[m] = append(e.doubts[m], ids...)
 }
 
 // doubted are the change ids of a machine that were in doubt, now that it is known which one is needed.
-func (e *Engine) doubted(vm string, needed hypervisors.ChangeID) []hypervisors.ChangeID {
+func (e *Engine) doubted(m machine, needed hypervisors.ChangeID) []hypervisors.ChangeID {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	ids := e.doubts[vm]
-	delete(e.doubts, vm)
+	ids := e.doubts[m]
+	delete(e.doubts, m)
 	return slices.DeleteFunc(ids, func(id hypervisors.ChangeID) bool { return id == "" || id == needed })
 }

@@ -78,7 +78,7 @@ func (e *Engine) reconcile(ctx context.Context, id string, pending *api.Point) (
 		return nil
 	})
 	for vm, old := range superseded {
-		e.doubt(vm, old)
+		e.doubt(machine{g.source().Host, vm}, old)
 	}
 	return g, err
 }
