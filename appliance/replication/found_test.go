@@ -107,6 +107,28 @@ func TestFindingsOutliveCancelling(t *testing.T) {
 	}
 }
 
+// TestSuspectPointsCountForNothing: retention keeps as many good ones as it would without them.
+func TestSuspectPointsCountForNothing(t *testing.T) {
+	w := newWorld(t)
+	vm := w.machine("web")
+	g, points := w.quiet("web")
+	p := w.group("shop").Policy
+	p.Retention = []api.RetentionTier{{Count: 2}}
+	_, err := w.engine.UpdatePolicy(t.Context(), "shop", g.Revision, p)
+	require.NoError(t, err)
+	for _, bad := range points[1:] {
+		require.NoError(t, w.replica(g, 0).Mark(t.Context(), bad.ID, "rot"))
+	}
+	var made []string
+	for _, want := range [][]string{{points[0].ID, points[2].ID}, nil} {
+		w.write(w.home, vm, 3)
+		w.done(w.engine.SyncNow(t.Context(), "shop"))
+		now := w.points("shop")
+		made = append(made, now[len(now)-1].ID)
+		require.Equal(t, append(want, made...), ids(now, 0, len(now)))
+	}
+}
+
 // TestMarksThatTheTargetDoesNotTake hold nobody up: the record has them, and the next cycle tells the target.
 func TestMarksThatTheTargetDoesNotTake(t *testing.T) {
 	w := newWorld(t)

@@ -93,11 +93,10 @@ func (e *Engine) prune(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	times, now := g.lived(e.Clock())
 	if err := e.endLeft(ctx, g); err != nil {
 		return err
 	}
-	for _, drop := range snapshot.Drop(times, tiers(g.Spec.Policy), now) {
+	for _, drop := range g.outlived(e.Clock()) {
 		if g.TestRun != "" && g.Test != nil && g.Test.Point == drop {
 			continue
 		}
@@ -106,6 +105,21 @@ func (e *Engine) prune(ctx context.Context, id string) error {
 		}
 	}
 	return e.dropParts(ctx, id)
+}
+
+// outlived are the points that the policy no longer keeps. Those that are suspect keep no good one from its place: they go
+// when they would without that difference.
+func (g *group) outlived(at time.Time) []string {
+	times, now := g.lived(at)
+	suspect := func(p snapshot.PointTime) bool { return g.suspect(p.ID) != "" }
+	good := slices.DeleteFunc(slices.Clone(times), suspect)
+	drop := snapshot.Drop(good, tiers(g.Spec.Policy), now)
+	for _, id := range snapshot.Drop(times, tiers(g.Spec.Policy), now) {
+		if g.suspect(id) != "" {
+			drop = append(drop, id)
+		}
+	}
+	return drop
 }
 
 // endLeft ends what replicas wrote as production and a failback could not retire: a point of this direction was
