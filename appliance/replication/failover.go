@@ -29,10 +29,17 @@ func (e *Engine) Failover(ctx context.Context, ref string, o api.FailoverOrder) 
 	if err := protection.Can(g.decision(), protection.OrderFailover); err != nil {
 		return api.Job{}, err
 	}
-	if _, err := g.point(o.Point); err != nil && !o.Planned { // a planned one makes its own
+	there := func(g group) error {
+		if o.Planned { // it makes its own
+			return nil
+		}
+		_, err := g.point(o.Point)
+		return err
+	}
+	if err := there(g); err != nil {
 		return api.Job{}, err
 	}
-	return e.order(ctx, ref, protection.OrderFailover, work{Point: o.Point, Planned: o.Planned, Force: o.Force})
+	return e.order(ctx, ref, protection.OrderFailover, work{Point: o.Point, Planned: o.Planned, Force: o.Force}, there)
 }
 
 func (e *Engine) failoverKind() jobs.Kind {

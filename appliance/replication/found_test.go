@@ -107,6 +107,31 @@ func TestFindingsOutliveCancelling(t *testing.T) {
 	}
 }
 
+// TestFailoverWithoutAPointThatIsRight: that all points are wrong is found by what the order interrupts. It is refused.
+func TestFailoverWithoutAPointThatIsRight(t *testing.T) {
+	w := newWorld(t)
+	w.machine("web")
+	g, points := w.quiet("web")
+	require.NoError(t, w.away.Rot(g.Members[0].ReplicaID, points[0].ID, "vda", 0, []byte("rot")))
+	found, cancelled := make(chan struct{}), make(chan struct{})
+	w.kill = func(kind, step, phase string) {
+		switch kind + " " + step + " " + phase {
+		case "verify compare after do":
+			close(found)
+			<-cancelled
+		case "verify compare after cancel":
+			close(cancelled)
+		}
+	}
+	_, err := w.engine.Verify(t.Context(), "shop")
+	require.NoError(t, err)
+	<-found
+	_, err = w.engine.Failover(t.Context(), "shop", api.FailoverOrder{Force: true})
+	w.refused(err, api.CodeConflict, "suspect")
+	require.Equal(t, api.StateProtected, w.group("shop").State)
+	require.True(t, w.running(w.home, g.Members[0].SourceVM))
+}
+
 // TestSuspectPointsCountForNothing: retention keeps as many good ones as it would without them.
 func TestSuspectPointsCountForNothing(t *testing.T) {
 	w := newWorld(t)
