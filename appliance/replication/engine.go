@@ -189,6 +189,10 @@ func (e *Engine) load() error {
 		if err := decode(g); err != nil {
 			return err
 		}
+		for i := range g.Members { // as it was recorded once
+			g.Members[i].Stopped = g.Members[i].Stopped || g.Stopped
+		}
+		g.Stopped = false
 		e.groups[g.ID] = g
 		return nil
 	}); err != nil {

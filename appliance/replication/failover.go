@@ -130,9 +130,25 @@ func (e *Engine) unasked(t *task, machine string, patience time.Duration, err er
 		Hint:    "When that host is lost, order an unplanned failover."}
 }
 
-// turnedOff notes that the source owes its running to us: rolling back turns it on again.
-func (e *Engine) turnedOff(id string) error {
-	_, err := e.update(id, func(g *group) error { g.Stopped = true; return nil })
+// turnsOff registers the way back before a source machine is turned off, because starting a machine that runs does nothing,
+// and a death in between must not leave production off.
+func (e *Engine) turnsOff(t *task, vm string) error {
+	if err := t.Undo("source-on", vm); err != nil {
+		return err
+	}
+	return e.stopped(t, vm, true)
+}
+
+// stopped notes of a source machine whether it is us who turn it off: rolling back turns it on again.
+func (e *Engine) stopped(t *task, vm string, stopped bool) error {
+	_, err := e.update(t.group.ID, func(g *group) error {
+		for i := range g.Members {
+			if m := &g.Members[i]; g.fromSeat(m).VM == vm {
+				m.Stopped = stopped
+			}
+		}
+		return nil
+	})
 	return err
 }
 
@@ -190,7 +206,7 @@ func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host, pa
 				"machine %s still runs at the source; both must never run at once", m.Name)
 		}
 		if on[i] {
-			if err := t.Undo("source-on", t.group.fromSeat(&m).VM); err != nil {
+			if err := e.turnsOff(t, t.group.fromSeat(&m).VM); err != nil {
 				return err
 			}
 		}
@@ -198,9 +214,6 @@ func (e *Engine) keepOff(ctx context.Context, t *task, host hypervisors.Host, pa
 	power, ok := host.(hypervisors.Power)
 	if !ok {
 		return fmt.Errorf("turn the source off: %w", hypervisors.ErrIncapable)
-	}
-	if err := e.turnedOff(t.group.ID); err != nil {
-		return err
 	}
 	return e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) error {
 		if !on[i] {
@@ -264,17 +277,12 @@ func (e *Engine) shutdownSource(ctx context.Context, t *task) error {
 		if vm.State == hypervisors.Off {
 			continue
 		}
-		// Before the shutdown, because starting a machine that runs does nothing, and a death in between must not leave
-		// production off.
-		if err := t.Undo("source-on", from.VM); err != nil {
+		if err := e.turnsOff(t, from.VM); err != nil {
 			return err
 		}
 		if err := e.shutdown(ctx, power, from.VM); err != nil {
 			return err
 		}
-	}
-	if err := e.turnedOff(g.ID); err != nil {
-		return err
 	}
 	if err := e.looked(t); err != nil {
 		return err
@@ -300,8 +308,7 @@ func (e *Engine) sourceOn(ctx context.Context, t *task, vm string) error {
 	if err := e.startSource(ctx, t, vm); err != nil {
 		return err
 	}
-	_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
-	return err
+	return e.stopped(t, vm, false)
 }
 
 // sourceMayStart is the undo of keeping the source from starting with its host.
@@ -348,9 +355,12 @@ func (t *task) over(name string) error {
 	return t.Save(t.work)
 }
 
-// startSources starts all machines of the source side.
+// startSources starts the machines of the source side that a failover turned off.
 func (e *Engine) startSources(ctx context.Context, t *task) error {
 	return e.together(ctx, t.group, t.group.source().Host, func(ctx context.Context, i int) error {
+		if !t.group.Members[i].Stopped {
+			return nil
+		}
 		from, _ := t.group.Members[i].seats(t.group.Reversed)
 		return e.startSource(ctx, t, from.VM)
 	})
@@ -523,17 +533,10 @@ func (e *Engine) rollbackKind() jobs.Kind {
 			if err := e.replicasOff(ctx, t); err != nil {
 				return err
 			}
-			if t.group.Stopped {
-				if err := e.startSources(ctx, t); err != nil {
-					return err
-				}
-			}
-			if err := e.mayStart(ctx, t, t.group.source(), t.group.fromSeat); err != nil {
+			if err := e.startSources(ctx, t); err != nil {
 				return err
 			}
-			// Only after the last one: a death in between must not leave the others off.
-			_, err := e.update(t.group.ID, func(g *group) error { g.Stopped = false; return nil })
-			return err
+			return e.mayStart(ctx, t, t.group.source(), t.group.fromSeat)
 		}),
 		{Name: "done", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.RollbackDone, api.StateProtected)

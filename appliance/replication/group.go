@@ -52,8 +52,8 @@ type group struct {
 	Alerts   []api.Alert
 	// Before is the state in which a removal began.
 	Before api.GroupState
-	// Stopped says that the failover in force turned the source machines off, so that rolling back turns them on.
-	Stopped bool
+	// Stopped is what members said together once; see load.
+	Stopped bool `json:",omitempty"`
 	// StartOwed says that machines which are production do not start with their host yet, although they did before: Guard
 	// tries again.
 	StartOwed bool
@@ -85,6 +85,8 @@ type member struct {
 	Autostart bool
 	// Ran: the machine was seen running at its source after it was failed over.
 	Ran bool
+	// Stopped: the failover in force turned the machine off at its source, so that rolling back turns it on.
+	Stopped bool
 }
 
 // seat is a machine on one side: its id there, and the id of the replica it is (or becomes) there.
@@ -183,9 +185,8 @@ func (g *group) apply(event protection.Event) error {
 	}
 	if next.Reversed != g.Reversed {
 		g.Points, g.OtherPoints = g.OtherPoints, g.Points
-		g.Stopped = false // whom it was said of is the target now
 		for i := range g.Members {
-			g.Members[i].ChangeID = ""
+			g.Members[i].ChangeID, g.Members[i].Stopped = "", false // of whom they were said is the target now
 		}
 	}
 	if event == protection.FailoverStarted || event == protection.FailbackStarted {
@@ -193,7 +194,7 @@ func (g *group) apply(event protection.Event) error {
 	}
 	if event == protection.FailoverStarted || event == protection.RollbackDone {
 		for i := range g.Members {
-			g.Members[i].Ran = false
+			g.Members[i].Ran, g.Members[i].Stopped = false, false
 		}
 	}
 	g.State, g.Reversed, g.Before = next.Phase, next.Reversed, next.Before

@@ -254,7 +254,7 @@ func (e *Engine) turnHome(_ context.Context, t *task) error {
 				return err
 			}
 		}
-		g.OtherPoints, g.Stopped = nil, false
+		g.OtherPoints = nil
 		return nil
 	})
 	if err != nil {

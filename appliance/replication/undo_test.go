@@ -90,3 +90,26 @@ func TestChecksThatCannotBeMade(t *testing.T) {
 	require.True(t, w.running(w.away, g.Members[0].TargetVM))
 	require.False(t, w.running(w.home, vm))
 }
+
+// TestRollbackStartsWhatWeTurnedOff, and nothing that was off before.
+func TestRollbackStartsWhatWeTurnedOff(t *testing.T) {
+	for name, o := range map[string]api.FailoverOrder{"planned": {Planned: true}, "forced": {Force: true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			vm, db := w.machine("web"), w.machine2("db")
+			w.protect(spec("shop", "web", "db"))
+			for _, off := range []string{"", vm, db} {
+				for _, m := range []string{vm, db} {
+					require.NoError(t, w.home.Start(m))
+				}
+				if off != "" {
+					require.NoError(t, w.home.Stop(off))
+				}
+				w.done(w.engine.Failover(t.Context(), "shop", o))
+				w.done(w.engine.Rollback(t.Context(), "shop"))
+				require.Equal(t, off != vm, w.running(w.home, vm))
+				require.Equal(t, off != db, w.running(w.home, db))
+			}
+		})
+	}
+}
