@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -14,6 +15,7 @@ import (
 	"understudy/api"
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
+	"understudy/hypervisors/hypervisortest"
 )
 
 // witness keeps what the machines of a checkpoint hold; subject is its name and them. No guest writes meanwhile.
@@ -54,6 +56,8 @@ func (s *simulation) nameOf(id string) string {
 	return "?"
 }
 
+const notUndone = "an undo failed for good"
+
 // jobEnded looks at the newest points of the group that a job worked on.
 func (s *simulation) jobEnded(j api.Job) {
 	for _, g := range s.groups {
@@ -65,6 +69,7 @@ func (s *simulation) jobEnded(j api.Job) {
 		}
 	}
 	if strings.Contains(j.Error, "; not undone: ") { // its host was away all the time, and the user was told to look there
+		s.counts[notUndone]++
 		for _, m := range s.groupOf(j.Group).machines {
 			m.down["east"], m.down["west"] = true, true
 		}
@@ -92,6 +97,9 @@ func (s *simulation) checkPoints(g *simGroup, newest int) {
 		look = points[len(points)-newest:]
 	}
 	for _, p := range look {
+		if g.rotten[p.ID] {
+			continue
+		}
 		for i, m := range g.machines {
 			_, vm := s.source(g, m, view.Reversed)
 			host, replica := s.replica(g, i, view)
@@ -180,10 +188,69 @@ func (s *simulation) settle() {
 		s.checkRecords(g)
 		s.checkPoints(g, 0)
 	}
+	if g := pick(s, s.groups); s.rng.IntN(2) == 0 {
+		s.rot(g)
+	}
 	s.guard()
 	s.rest()
 	for host, hv := range s.hosts {
 		require.Empty(s.t, hv.Leftovers(), "left behind on %s", host)
+	}
+}
+
+// rot lets the newest point of a group rot at the target, and a verification meet something when it looks. What it found
+// is marked, however it ended; and at the latest the next one finds it, and repairs it.
+func (s *simulation) rot(g *simGroup) {
+	view, err := s.engine.GetGroup(s.t.Context(), g.name)
+	require.NoError(s.t, err)
+	points, err := s.engine.ListPoints(s.t.Context(), g.name)
+	require.NoError(s.t, err)
+	if view.State != api.StateProtected || len(points) == 0 {
+		return
+	}
+	m := s.rng.IntN(len(g.machines))
+	host, replica := s.replica(g, m, view)
+	disks := points[len(points)-1].Machines[m].Disks
+	require.NoError(s.t, s.hosts[host].Rot(replica, points[len(points)-1].ID, disks[s.rng.IntN(len(disks))].ID, 0, []byte{byte(s.rng.Uint32()), 'r', 'o', 't'}))
+	_, vm := s.source(g, g.machines[m], view.Reversed)
+	for _, p := range points {
+		if want, known := s.truth.Load(p.ID + " " + vm); known && s.read(host, replica, p.ID) != want {
+			g.rotten[p.ID] = true
+		}
+	}
+	s.note("points of %s rot", g.name)
+	s.user("verify "+g.name, func(ctx context.Context) (api.Job, error) { return s.engine.Verify(ctx, g.name) })
+	if keys := s.waiting(); len(keys) > 0 { // its checkpoint
+		if s.rng.IntN(2) == 0 {
+			s.life.fault.Store(&strike{call: "FrozenDisk.ReadAt", when: hypervisortest.Before, err: hypervisors.ErrTimeout})
+		}
+		s.open(keys[0])
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+	}
+	if view, err = s.engine.GetGroup(s.t.Context(), g.name); err == nil && view.Job != "" && s.rng.IntN(2) == 0 {
+		_, _ = s.engine.CancelJob(s.t.Context(), view.Job)
+	}
+	s.rest()
+	view, err = s.engine.GetGroup(s.t.Context(), g.name)
+	require.NoError(s.t, err)
+	if view.Verification.State == "mismatch" || view.Verification.State == "repaired" {
+		s.counts["rot is found"]++
+		s.distrusted(g)
+	}
+	s.user("verify "+g.name, func(ctx context.Context) (api.Job, error) { return s.engine.Verify(ctx, g.name) })
+	s.rest()
+	s.distrusted(g)
+	s.must("sync", g, s.engine.SyncNow)
+	s.checkPoints(g, 1)
+}
+
+// distrusted: no point that is known to be wrong is offered as if it were right.
+func (s *simulation) distrusted(g *simGroup) {
+	points, err := s.engine.ListPoints(s.t.Context(), g.name)
+	require.NoError(s.t, err)
+	for _, p := range points {
+		require.Equal(s.t, g.rotten[p.ID], p.Suspect != "", "point %s of %s: %s", p.ID, g.name, p.Suspect)
 	}
 }
 
@@ -301,6 +368,10 @@ func (s *simulation) power(g *simGroup) {
 	}
 	for i, m := range g.machines {
 		host, vm := s.source(g, m, away)
+		if other, left := s.source(g, m, !away); m.down[other] && s.state(other, left) == hypervisors.Running {
+			s.note("what was not undone of %s is turned off on %s", g.name, other)
+			require.NoError(s.t, s.hosts[other].Stop(left))
+		}
 		if m.down[host] || s.state(host, vm) == hypervisors.Paused {
 			require.NoError(s.t, s.hosts[host].Start(vm))
 		}

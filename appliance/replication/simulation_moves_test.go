@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing/synctest"
 	"time"
 
@@ -33,6 +34,7 @@ type simGroup struct {
 	reversed bool
 	keep     int             // points that no policy dropped since points were looked at
 	dropped  map[string]bool // points that were ordered to go
+	rotten   map[string]bool // points that the target does not give back as they were
 	// unsure: an order lost writes as it must, or a write had an unknown outcome.
 	unsure bool
 }
@@ -62,7 +64,7 @@ func (s *simulation) setUp() {
 	for i, g := range groups {
 		g.spec = api.GroupSpec{Name: g.name, SourceHost: g.home, TargetHost: g.away, Policy: api.Policy{RPOSeconds: 10,
 			Retention: []api.RetentionTier{{Count: 2 + i}}, GroupMoment: i == 3, VerifyCycles: i == 1}}
-		g.keep, g.dropped = 2+i, map[string]bool{}
+		g.keep, g.dropped, g.rotten = 2+i, map[string]bool{}, map[string]bool{}
 		for n := range g.machines {
 			m := &simMachine{disks: 1, down: map[string]bool{}}
 			name := g.name + string(rune('1'+n))
@@ -90,17 +92,25 @@ func (s *simulation) setUp() {
 	s.settle()
 }
 
-// user gives an order, beside everything else.
+// user gives an order, beside everything else. Of two orders to one group that wait for the same cycle to give way, nobody
+// can tell which comes first: there is one at a time.
 func (s *simulation) user(what string, order func(context.Context) (api.Job, error)) {
-	s.note("order %s", what)
+	whom := what[strings.LastIndex(what, " ")+1:]
 	s.mu.Lock()
+	if s.orders[whom] {
+		s.mu.Unlock()
+		return
+	}
+	s.orders[whom] = true
 	s.users++
 	s.mu.Unlock()
+	s.note("order %s", what)
 	go func() {
 		_, _ = order(context.Background()) // many are refused; what was accepted ends as a job
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.users--
+		delete(s.orders, whom)
 	}()
 	synctest.Wait()
 }
@@ -110,10 +120,12 @@ func (s *simulation) chaos(moves int) {
 	// An unplanned failover from a host that cannot be asked is right only when its machines are off, which the user must
 	// know: so there are either cut networks or unplanned failovers.
 	cut := s.rng.IntN(2) == 0
+	s.cut = cut
 	for range moves {
 		s.move(cut)
 		s.afterMove()
 	}
+	s.cut = false
 }
 
 func (s *simulation) move(cut bool) {
@@ -166,11 +178,35 @@ func (s *simulation) afterMove() {
 	}
 }
 
+const startedMeanwhile = "somebody started what was to be replaced"
+
+// meanwhile, while the appliance is down, somebody starts production that it has turned off to replace it.
+func (s *simulation) meanwhile() {
+	for _, g := range s.groups {
+		view, err := s.engine.GetGroup(s.t.Context(), g.name)
+		if err != nil || view.State != api.StateFailingOver && view.State != api.StateFailingBack || s.rng.IntN(4) > 0 {
+			continue
+		}
+		for _, m := range g.machines {
+			host, vm := s.source(g, m, view.Reversed)
+			if s.state(g.home, m.vm) != hypervisors.Off || s.state(g.away, m.replica) != hypervisors.Off || s.hosts[host].Start(vm) != nil {
+				continue
+			}
+			s.note("somebody starts a machine of %s on %s", g.name, host)
+			s.counts[startedMeanwhile]++
+			g.unsure = true
+		}
+	}
+}
+
 func (s *simulation) takeEnded() []api.Job {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := s.ended
 	s.ended = nil
+	for _, j := range out {
+		s.known[j.ID] = true
+	}
 	slices.SortFunc(out, func(a, b api.Job) int { // two that end together end in any order
 		return cmp.Or(cmp.Compare(s.nameOf(a.Group), s.nameOf(b.Group)), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 	})
@@ -181,9 +217,24 @@ func (s *simulation) restart() {
 	s.note("the appliance starts again")
 	s.counts["starts"]++
 	s.stop()
+	s.meanwhile()
 	s.start()
+	s.unheard()
 	s.pause(time.Millisecond)
 	s.acknowledged()
+}
+
+// unheard finds the jobs whose end the appliance wrote down, and died before it told.
+func (s *simulation) unheard() {
+	jobs, err := s.engine.ListJobs(s.t.Context(), "", 0)
+	require.NoError(s.t, err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, j := range jobs {
+		if j.State.Ended() && !s.known[j.ID] && !slices.ContainsFunc(s.ended, func(o api.Job) bool { return o.ID == j.ID }) {
+			s.ended = append(s.ended, j)
+		}
+	}
 }
 
 // release lets one call go on, mostly well.
@@ -193,18 +244,18 @@ func (s *simulation) release(key string) {
 	switch r := s.rng.IntN(200); {
 	case r < 5:
 		fate = "fails"
-		l.fault.Store(&strike{call, about, hypervisortest.Before, pick(s, faults)})
+		l.fault.Store(&strike{call: call, about: about, when: hypervisortest.Before, err: pick(s, faults)})
 	case r < 8 && call != "Source.Checkpoint" && call != "Replica.Draft": // which promise to leave nothing when they fail
 		fate = "is done, and said to fail"
-		l.fault.Store(&strike{call, about, hypervisortest.After, hypervisors.ErrUnreachable})
+		l.fault.Store(&strike{call: call, about: about, when: hypervisortest.After, err: hypervisors.ErrUnreachable})
 	case r < 10:
 		fate = "the appliance dies before"
-		l.fault.Store(&strike{call, about, hypervisortest.Before, errKilled})
+		l.fault.Store(&strike{call: call, about: about, when: hypervisortest.Before, err: errKilled})
 	case r < 12:
 		fate = "the appliance dies behind it"
-		l.fault.Store(&strike{call, about, hypervisortest.After, errKilled})
+		l.fault.Store(&strike{call: call, about: about, when: hypervisortest.After, err: errKilled})
 	case r < 16:
-		f := &strike{pick(s, quiet), "", hypervisortest.When(s.rng.IntN(2)), pick(s, faults)}
+		f := &strike{call: pick(s, quiet), when: hypervisortest.When(s.rng.IntN(2)), err: pick(s, faults)}
 		fate = "then " + f.call + " fails " + f.when.String()
 		l.fault.Store(f)
 	case r < 19:
@@ -213,6 +264,11 @@ func (s *simulation) release(key string) {
 	case r < 20:
 		fate = "the state is full"
 		l.full.Store(int32(1 + s.rng.IntN(6)))
+	case r < 30 && s.cut && (call == "Replica.Run" || call == "Power.Start"):
+		fate = "is done, and its host is away"
+		host, _, _ := strings.Cut(key, " ")
+		l.fault.Store(&strike{call: call, about: about, when: hypervisortest.After, err: hypervisors.ErrUnreachable,
+			then: func() { s.hosts[host].SetReachable(false) }})
 	}
 	s.note("%s: %s", key, fate)
 	s.counts[fate]++
@@ -293,6 +349,10 @@ func (s *simulation) routine(g *simGroup, view api.Group, unplanned bool) {
 	case r < 13:
 		s.policy(g)
 	case r < 14:
+		s.user("verify "+g.name, func(ctx context.Context) (api.Job, error) { return e.Verify(ctx, g.name) })
+	case r < 15:
+		s.user("fence "+g.name, func(ctx context.Context) (api.Job, error) { return e.Fence(ctx, g.name) })
+	case r < 16:
 		s.note("pause %s: %v", g.name, !g.paused)
 		set := e.Pause
 		if g.paused {
@@ -356,14 +416,17 @@ func (s *simulation) policy(g *simGroup) {
 	g.spec.Policy, g.keep = view.Policy, min(g.keep, p.Retention[0].Count)
 }
 
+var disasters = []string{"tracking is lost", "machine crashes", "power fails", "host is away", "host is back", "host is full",
+	"scratch runs out", "clock jumps", "disks change", "appliance is killed"}
+
 // disaster is what befalls hosts, machines, disks, clocks and appliances.
 func (s *simulation) disaster(cut bool) {
 	g := pick(s, s.groups)
 	m := pick(s, g.machines)
 	host := pick(s, []string{"east", "west"})
 	hv := s.hosts[host]
-	kind := s.rng.IntN(11)
-	s.counts["disasters"]++
+	kind := s.rng.IntN(len(disasters) + 1) // the last twice
+	s.counts[disasters[min(kind, len(disasters)-1)]]++
 	switch kind {
 	case 0:
 		s.note("tracking of %s is lost", g.name)

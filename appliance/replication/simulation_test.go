@@ -49,6 +49,7 @@ type simulation struct {
 	groups  []*simGroup
 	offset  atomic.Int64 // of the clock that the appliance and the hosts see, ns
 	truth   sync.Map     // what a machine held at a checkpoint: "point machine" → digest
+	cut     bool         // hosts may be away now
 	cycles  int          // mirrors and cycles that ended, well or not
 	counts  map[string]int
 	problem map[string]bool // hosts that do not answer now
@@ -56,7 +57,9 @@ type simulation struct {
 	mu      sync.Mutex
 	pending map[string]*gate
 	ended   []api.Job
-	users   int // orders under way
+	known   map[string]bool // jobs whose end was seen
+	users   int             // orders under way
+	orders  map[string]bool // and to which groups
 }
 
 // life is one life of the appliance, from its start to its death.
@@ -76,6 +79,7 @@ type strike struct {
 	about string
 	when  hypervisortest.When
 	err   error
+	then  func() // what else happens; may be nil
 }
 
 // gate is a call that rests.
@@ -94,7 +98,7 @@ func simulate(t *testing.T, seed uint64, cycles int) (trace string) {
 	defer debug.SetGCPercent(debug.SetGCPercent(800)) // buffers come and go, little stays
 	synctest.Test(t, func(t *testing.T) {
 		s := &simulation{t: t, rng: rand.New(rand.NewPCG(seed, 7)), trace: sha256.New(), pending: map[string]*gate{},
-			disk: &memoryState{data: map[string]map[string][]byte{}}, counts: map[string]int{}, problem: map[string]bool{}}
+			disk: &memoryState{data: map[string]map[string][]byte{}}, counts: map[string]int{}, orders: map[string]bool{}, known: map[string]bool{}, problem: map[string]bool{}}
 		defer s.explain(seed)
 		s.setUp()
 		for s.cycles < cycles {
@@ -102,10 +106,31 @@ func simulate(t *testing.T, seed uint64, cycles int) (trace string) {
 			s.settle()
 		}
 		s.stop()
+		if cycles >= longRun {
+			s.covered()
+		}
 		trace = fmt.Sprintf("%x", s.trace.Sum(nil))
 		t.Logf("seed %d: %d cycles, trace %s, %v", seed, s.cycles, trace[:16], s.counts)
 	})
 	return trace
+}
+
+// longRun is so many cycles that everything must have happened in them.
+const longRun = 10_000
+
+// covered expects that every kind of disaster and of job happened, and that each job came to a good end.
+func (s *simulation) covered() {
+	for _, what := range disasters {
+		require.NotZero(s.t, s.counts[what], "no disaster: %s", what)
+	}
+	for _, kind := range replication.Kinds() {
+		if kind.Name != "remove" { // the groups stay the same
+			require.NotZero(s.t, s.counts[kind.Name+" succeeded"], "no %s succeeded", kind.Name)
+		}
+	}
+	for _, what := range []string{startedMeanwhile, notUndone, "rot is found"} {
+		require.NotZero(s.t, s.counts[what], what)
+	}
 }
 
 // explain shows how it came to a failure.
@@ -138,7 +163,7 @@ func (s *simulation) start() {
 	s.engine, s.life = engine, l
 	about, err := engine.About(s.t.Context())
 	require.NoError(s.t, err)
-	require.Contains(s.t, []string{"", s.owner}, s.owner)
+	require.Contains(s.t, []string{"", about.Appliance}, s.owner, "the appliance has become another one")
 	s.owner = about.Appliance
 }
 
@@ -190,6 +215,9 @@ func (l *life) meet(_ context.Context, host string, call hypervisortest.Call, wh
 		l.s.wait(host + " " + string(call) + " " + subject)
 	}
 	if f := l.fault.Load(); f != nil && f.call == string(call) && f.when == when && f.befalls(l.s, subject) && l.fault.CompareAndSwap(f, nil) {
+		if f.then != nil {
+			f.then()
+		}
 		if errors.Is(f.err, errKilled) {
 			l.dead.Store(true)
 		} else {
