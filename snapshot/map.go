@@ -29,6 +29,9 @@ func Blocks(diskSize int64) int64 { return (diskSize + BlockSize - 1) / BlockSiz
 // MapSize is the room a block map of a disk needs, in bytes.
 func MapSize(diskSize int64) int64 { return Blocks(diskSize) * hashSize }
 
+// ErrMap means that a block map cannot be read. What it described can be found out again: see [Map.Clear] and [Scan].
+var ErrMap = errors.New("block map cannot be read")
+
 // Map is the block map of a disk: one Hash for each block, in order, without any header, kept in an area of MapSize
 // bytes. An area of zeros describes a disk of zeros. It keeps a bounded number of pages in memory and writes them back
 // when they are pushed out, or by Flush. Safe for concurrent use.
@@ -133,6 +136,23 @@ func (m *Map) Set(first int64, from []Hash) error {
 			m.unblank(p.index)
 		}
 	})
+}
+
+// Clear makes the map that of a disk of zeros, without reading it. Nobody else may use the map meanwhile.
+func (m *Map) Clear() error {
+	if m.area == nil {
+		return errors.New("block map is open for reading only")
+	}
+	whole := Extent{Length: m.blocks * hashSize}
+	if err := m.area.Zero(0, whole.Length); err != nil {
+		return fmt.Errorf("block map: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.pages)
+	m.lru.next, m.lru.prev = &m.lru, &m.lru
+	m.markBlank(whole)
+	return nil
 }
 
 // NextUsed finds the first block in [first, end) that is not zeros; end when there is none.
@@ -338,7 +358,7 @@ func (m *Map) load(p *page) error {
 	p.bytes = make([]byte, size)
 	if !m.isBlank(p.index) {
 		if n, err := m.reader.ReadAt(p.bytes, p.index*pageBytes); int64(n) < size {
-			return fmt.Errorf("block map: %w", short(err))
+			return fmt.Errorf("%w: %w", ErrMap, short(err))
 		}
 	}
 	p.loaded = true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"understudy/api"
@@ -161,6 +162,11 @@ func (c *cycle) run(ctx context.Context) (api.Point, error) {
 	err = c.copy(ctx, cp)
 	if err == nil {
 		err = c.inspect(ctx)
+	}
+	if errors.Is(err, snapshot.ErrMap) && errors.Is(err, syscall.EIO) {
+		// The target's storage does not give the map back any more. The next cycle makes it anew.
+		_, failed := c.e.update(c.g.ID, func(g *group) error { g.Compare = true; return nil })
+		err = errors.Join(err, failed)
 	}
 	if bad := c.look.mismatch(); bad != nil { // whatever else happens, this is known now
 		err = join(bad, err)
@@ -411,8 +417,11 @@ func (c *cycle) below(ctx context.Context, m *cycleMember, plan *diskPlan, draft
 	size := plan.disk.Size()
 	switch {
 	case !draft.MapValid() || c.compares(m):
-		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it.
+		// An adopted disk, or a replica that was found wrong: what it holds is found out by reading it, whatever the map says.
 		m.kind = kindDifference
+		if err := blocks.Clear(); err != nil {
+			return snapshot.Digest{}, err
+		}
 		return snapshot.Scan(ctx, scarredOf(draft), size, blocks, nil)
 	case plan.before == nil:
 		return snapshot.Digest{}, nil // a new, empty disk

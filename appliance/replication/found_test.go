@@ -245,6 +245,44 @@ func TestUnreadableBlock(t *testing.T) {
 	}
 }
 
+// TestUnreadableMap: the storage of the target does not give back a part of a block map any more. The disk's own bytes are
+// well, and the next cycle finds out from them what the map said.
+func TestUnreadableMap(t *testing.T) {
+	for name, order := range map[string]func(w *world) (api.Job, error){
+		"verify": func(w *world) (api.Job, error) { return w.engine.Verify(w.t.Context(), "shop") },
+		"cycle":  func(w *world) (api.Job, error) { return w.engine.SyncNow(w.t.Context(), "shop") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			vm := w.machine("web")
+			g, points := w.quiet("web")
+			w.write(w.home, vm, 5)
+			var mended atomic.Bool
+			w.faults["away"].Each(func(_ context.Context, call hypervisortest.Call, _ hypervisortest.When, subject string) error {
+				switch {
+				case call == "DraftMap.Zero" && strings.Contains(subject, " vda "):
+					mended.Store(true)
+				case call == "DraftMap.ReadAt" && strings.Contains(subject, " vda ") && !mended.Load():
+					return fmt.Errorf("bad sector: %w", syscall.EIO)
+				}
+				return nil
+			})
+			j, err := order(w)
+			require.NoError(t, err)
+			j = w.wait(j.ID)
+			require.Equal(t, api.JobFailed, j.State)
+			require.Contains(t, j.Error, "block map cannot be read")
+			w.done(w.engine.SyncNow(t.Context(), "shop"))
+			now := w.points("shop")
+			require.Equal(t, "difference", now[len(now)-1].Kind)
+			w.sameAtTarget(g, vm)
+			require.Empty(t, w.suspects(g))
+			require.Greater(t, len(now), len(points))
+			w.done(w.engine.Verify(t.Context(), "shop"))
+		})
+	}
+}
+
 // badBlock is the second of a chunk. It cannot be read below a draft, nor in a point that was made before, until it is
 // written anew.
 type badBlock struct {
