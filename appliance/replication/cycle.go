@@ -84,6 +84,7 @@ func (e *Engine) inspectedCycle(ctx context.Context, r *jobs.Run, step string, l
 		return api.Point{}, err
 	}
 	if n := len(g.Points); pending != nil && n > 0 && g.Points[n-1].ID == pending.ID {
+		e.forgetDoubted(ctx, g)
 		return *pending, nil // committed just before the appliance died
 	}
 	e.pay(ctx, g.ID)

@@ -66,6 +66,21 @@ func (e *Engine) doubt(m machine, ids ...hypervisors.ChangeID) {
 	e.doubts[m] = append(e.doubts[m], ids...)
 }
 
+// forgetDoubted lets the source forget the change ids in doubt, now that the record says which are needed. Where the source
+// cannot be reached the next cycle does it.
+func (e *Engine) forgetDoubted(ctx context.Context, g group) {
+	source, err := e.source(ctx, g.source().Host)
+	if err != nil {
+		return
+	}
+	for i := range g.Members {
+		at := machine{g.source().Host, g.fromSeat(&g.Members[i]).VM}
+		if ids := e.doubted(at, g.Members[i].ChangeID); len(ids) > 0 {
+			e.settle(ctx, g.ID, "forget change ids", func(ctx context.Context) error { return source.Forget(ctx, at.vm, ids...) })
+		}
+	}
+}
+
 // doubted are the change ids of a machine that were in doubt, now that it is known which one is needed.
 func (e *Engine) doubted(m machine, needed hypervisors.ChangeID) []hypervisors.ChangeID {
 	e.mu.Lock()
