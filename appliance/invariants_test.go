@@ -124,7 +124,7 @@ func (v *victim) promises(g *api.Group) (kept []string) {
 	for id, reversed := range v.points {
 		if reversed && v.order.kind == "failback" || v.order.gone {
 			delete(v.points, id)
-		} else if g != nil && reversed == g.Reversed && id != v.dropping {
+		} else if g != nil && reversed == g.Reversed && !v.dropped[id] {
 			kept = append(kept, "point "+id)
 		}
 	}

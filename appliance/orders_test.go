@@ -107,7 +107,7 @@ func dropOldest(v *victim) (api.Job, error) {
 		return api.Job{}, err
 	}
 	v.mu.Lock()
-	v.dropping = points[0].ID
+	v.dropped[points[0].ID] = true
 	v.mu.Unlock()
 	return v.DropPoint(v.t.Context(), groupName, points[0].ID)
 }

@@ -67,15 +67,15 @@ type victim struct {
 	t     testing.TB
 	world world
 
-	mu       sync.Mutex
-	pick     func(moment) bool // nil: nobody dies
-	dying    bool              // since a moment was picked, until it is started again
-	deaths   []moment
-	kept     map[string]int  // what the appliance promised, see acknowledged, and in which play
-	plays    int             // orders given
-	points   map[string]bool // that it has shown: whether of the reversed direction
-	order    order           // at work, or the last one
-	dropping string          // id of a point that a person dropped
+	mu      sync.Mutex
+	pick    func(moment) bool // nil: nobody dies
+	dying   bool              // since a moment was picked, until it is started again
+	deaths  []moment
+	kept    map[string]int  // what the appliance promised, see acknowledged, and in which play
+	plays   int             // orders given
+	points  map[string]bool // that it has shown: whether of the reversed direction
+	order   order           // at work, or the last one
+	dropped map[string]bool // points that a person gave up
 }
 
 func newVictim(t testing.TB, w world) *victim {
@@ -83,7 +83,7 @@ func newVictim(t testing.TB, w world) *victim {
 	dir := memory(t)
 	program, err := os.Executable()
 	require.NoError(t, err)
-	v := &victim{t: t, world: w, kept: map[string]int{}, points: map[string]bool{}}
+	v := &victim{t: t, world: w, kept: map[string]int{}, points: map[string]bool{}, dropped: map[string]bool{}}
 	v.Daemon, err = rig.New(filepath.Join(dir, "data"), program, victimVariable+"="+dir)
 	require.NoError(t, err)
 	served := listen(t, filepath.Join(dir, "moments"), v.answer)
