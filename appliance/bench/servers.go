@@ -43,6 +43,7 @@ func storage(socket, format string, writable bool, images ...string) []string {
 // started starts a server and waits until it listens.
 func started(ctx context.Context, cmd *exec.Cmd, socket string) (*server, error) {
 	s := &server{cmd: cmd, ended: make(chan struct{})}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what enters a host does so in a child of its own
 	var said bytes.Buffer
 	s.cmd.Stderr = &said
 	if err := s.cmd.Start(); err != nil {
@@ -66,11 +67,11 @@ func started(ctx context.Context, cmd *exec.Cmd, socket string) (*server, error)
 
 // stop ends the daemon in good order, or by force when it takes too long.
 func (s *server) stop() {
-	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGTERM)
 	select {
 	case <-s.ended:
 	case <-time.After(30 * time.Second):
-		_ = s.cmd.Process.Kill()
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL)
 		<-s.ended
 	}
 }
