@@ -38,6 +38,7 @@ func difference(ctx context.Context, b bench) ([]Figure, error) {
 			return command(ctx, "rsync", "--inplace", "--no-whole-file", "--ignore-times", "--fsync", d.file("new.raw"), d.file("old.raw"))
 		})},
 		{"nbdcopy of all", 0, d.restored(d.nbdcopy)},
+		readingAlone("nbd+unix:///0?socket=" + d.socket("source")),
 	})
 	if err != nil {
 		return nil, err
