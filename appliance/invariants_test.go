@@ -148,8 +148,9 @@ func (v *victim) settled(o order, job api.Job) {
 	}
 	g, _ := v.look()
 	require.NotNil(v.t, g)
-	for deadline := time.Now().Add(waitFor); g.State == api.StateMirroring && o.state == api.StateProtected; { // the schedule mirrors what has no point
-		require.True(v.t, time.Now().Before(deadline), "no mirror is made: %s", g.Problem)
+	// The schedule mirrors what has no point.
+	for deadline := time.Now().Add(waitFor); g.State == api.StateMirroring && o.state == api.StateProtected || g.Job != ""; {
+		require.True(v.t, time.Now().Before(deadline), "job %q is at work, state %s: %s", g.Job, g.State, g.Problem)
 		time.Sleep(tick)
 		g, _ = v.look()
 	}
