@@ -59,3 +59,18 @@ func TestMirrorDoesNotGiveWayToItself(t *testing.T) {
 		w.done(api.Job{ID: g.Job}, nil)
 	})
 }
+
+// What cannot be written down has not happened, for those who only look either.
+func TestGroupIsAsBeforeWhenItCannotBeWritten(t *testing.T) {
+	w := newWorld(t)
+	w.machine("web")
+	before := w.protect(spec("shop", "web"))
+	policy := before.Policy
+	policy.RPOSeconds *= 2
+	w.cut()
+	_, err := w.engine.UpdatePolicy(t.Context(), "shop", before.Revision, policy)
+	require.Error(t, err)
+	require.Equal(t, before.Policy, w.group("shop").Policy)
+	w.restart()
+	require.Equal(t, before.Policy, w.group("shop").Policy)
+}
