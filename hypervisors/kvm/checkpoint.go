@@ -280,7 +280,7 @@ var (
 func (p *plan) diagnose(h *host) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	for {
+	for answered := false; ; answered = true {
 		there := false
 		err := h.onDomain(ctx, p.vm, func(d *libvirt.Domain) error {
 			text, err := d.BackupGetXMLDesc(0)
@@ -295,10 +295,12 @@ func (p *plan) diagnose(h *host) error {
 			}
 			return err
 		})
-		if errors.Is(err, context.DeadlineExceeded) {
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && answered:
+			return nil // the job was still there
+		case errors.Is(err, context.DeadlineExceeded):
 			return fmt.Errorf("%w: libvirt does not answer", hypervisors.ErrUnreachable)
-		}
-		if !there || !pause(ctx, 50*time.Millisecond) {
+		case !there || !pause(ctx, 50*time.Millisecond):
 			return err
 		}
 	}
