@@ -113,6 +113,19 @@ func Align(in Extents, size int64) Extents {
 	})
 }
 
+// DataBytes adds up the extents that are data.
+func DataBytes(in Extents) (n int64, err error) {
+	for e, err := range in {
+		if err != nil {
+			return 0, err
+		}
+		if !e.Zero {
+			n += e.Length
+		}
+	}
+	return n, nil
+}
+
 func roundDown(n int64) int64 { return n &^ (BlockSize - 1) }
 func roundUp(n int64) int64   { return roundDown(n + BlockSize - 1) }
 

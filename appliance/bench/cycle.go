@@ -84,10 +84,10 @@ func (p *protected) copy(ctx context.Context, cp hypervisors.Checkpoint, replica
 	var extents []snapshot.Extents
 	for i, d := range cp.Disks() {
 		what := d.Changed(ctx)
-		n, err := bytesOf(what)
+		n, err := snapshot.DataBytes(what)
 		if errors.Is(err, hypervisors.ErrTrackingLost) && p.newest == nil {
 			what = d.Allocated(ctx)
-			n, err = bytesOf(what)
+			n, err = snapshot.DataBytes(what)
 		}
 		if err != nil {
 			return all, fmt.Errorf("disk %d: %w", i, err)
@@ -125,16 +125,4 @@ func (p *protected) copy(ctx context.Context, cp hypervisors.Checkpoint, replica
 	}
 	point.Committed = time.Now()
 	return all, draft.Commit(ctx, *point)
-}
-
-func bytesOf(extents snapshot.Extents) (n int64, err error) {
-	for e, err := range extents {
-		if err != nil {
-			return 0, err
-		}
-		if !e.Zero {
-			n += e.Length
-		}
-	}
-	return n, nil
 }

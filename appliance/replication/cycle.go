@@ -338,27 +338,15 @@ func planDisk(ctx context.Context, m *cycleMember, d hypervisors.FrozenDisk, com
 		}
 	}
 	var err error
-	plan.data, err = dataBytes(plan.extents)
+	plan.data, err = snapshot.DataBytes(plan.extents)
 	if compare || errors.Is(err, hypervisors.ErrTrackingLost) || (err == nil && (plan.before == nil || plan.before.Size > d.Size())) {
 		plan.extents, plan.tracked = d.Allocated(ctx), false
 		if m.kind = kindDifference; m.newest == nil {
 			m.kind = kindFull
 		}
-		plan.data, err = dataBytes(plan.extents)
+		plan.data, err = snapshot.DataBytes(plan.extents)
 	}
 	return plan, err
-}
-
-func dataBytes(extents snapshot.Extents) (n int64, err error) {
-	for e, err := range extents {
-		if err != nil {
-			return 0, err
-		}
-		if !e.Zero {
-			n += e.Length
-		}
-	}
-	return n, nil
 }
 
 func (c *cycle) openDraft(ctx context.Context, m *cycleMember, plans []*diskPlan) error {
