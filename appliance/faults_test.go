@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"understudy/api"
+	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 	"understudy/hypervisors/kvm/lab/record"
-	"understudy/snapshot"
 )
 
 // fault is one thing that goes wrong in the middle of a cycle, and what is promised about it. What is promised about
@@ -279,22 +279,12 @@ func (s *stage) intact(points []api.Point) {
 			require.NotEmpty(s.t, file, "point %s has no disk %s", p.ID, disk.ID)
 			image, err := s.lab.Target.ReadImage(s.ctx, file)
 			require.NoError(s.t, err)
-			require.Equal(s.t, disk.Digest, digestOf(s.t, image), "disk %s of point %s is not what it was", disk.ID, p.ID)
+			digest, err := rig.Digest(s.ctx, image)
+			require.NoError(s.t, err)
+			require.Equal(s.t, disk.Digest, digest.String(), "disk %s of point %s is not what it was", disk.ID, p.ID)
 			require.NoError(s.t, image.Close())
 		}
 	}
-}
-
-func digestOf(t *testing.T, image *lab.Image) string {
-	var digest snapshot.Digest
-	block := make([]byte, snapshot.BlockSize)
-	for off := int64(0); off < image.Size; off += snapshot.BlockSize {
-		b := block[:min(snapshot.BlockSize, image.Size-off)]
-		_, err := image.ReadAt(b, off)
-		require.NoError(t, err)
-		digest.Add(off/snapshot.BlockSize, snapshot.HashBlock(b))
-	}
-	return digest.String()
 }
 
 // nothingLeft looks for what a cycle makes on the hosts and must take away again.

@@ -179,7 +179,7 @@ func (w *walk) pause(ctx context.Context) error {
 	if _, err := w.api.Pause(ctx, group); err != nil {
 		return err
 	}
-	return until(ctx, func() (bool, error) {
+	return rig.Until(ctx, func() (bool, error) {
 		g, err := w.api.GetGroup(ctx, group)
 		return g.Job == "", err
 	})
@@ -189,7 +189,7 @@ func (w *walk) shutDown(ctx context.Context) error {
 	if _, err := w.lab.Source.Virsh(ctx, "shutdown", machine); err != nil {
 		return err
 	}
-	return until(ctx, func() (bool, error) {
+	return rig.Until(ctx, func() (bool, error) {
 		state, err := w.lab.Source.Virsh(ctx, "domstate", machine)
 		return state == "shut off", err
 	})

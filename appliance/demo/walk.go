@@ -8,6 +8,7 @@ import (
 
 	"understudy/api"
 	"understudy/api/client"
+	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 	"understudy/hypervisors/kvm/lab/record"
 )
@@ -300,7 +301,7 @@ func (w *walk) listPoints(ctx context.Context) ([]api.Point, error) {
 
 // waitPoints waits until the group's points are as wished, and gives up when the group has a problem.
 func (w *walk) waitPoints(ctx context.Context, enough func([]api.Point) bool) (points []api.Point, err error) {
-	err = until(ctx, func() (bool, error) {
+	err = rig.Until(ctx, func() (bool, error) {
 		if points, err = w.listPoints(ctx); err != nil || enough(points) {
 			return true, err
 		}
@@ -311,25 +312,6 @@ func (w *walk) waitPoints(ctx context.Context, enough func([]api.Point) bool) (p
 		return false, err
 	})
 	return points, err
-}
-
-// patience bounds every wait, many times what a slow machine needs.
-const patience = 10 * time.Minute
-
-// until asks until the answer is yes or an error.
-func until(ctx context.Context, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		if ok, err := ask(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
 
 // order gives an order that has details and waits for its job; it returns how long that took.

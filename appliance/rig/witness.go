@@ -89,7 +89,7 @@ func (w *Witness) Prove(ctx context.Context, h *lab.Host, p api.Point) error {
 	}
 	var held []api.PointDisk
 	for i, d := range disks {
-		digest, err := digestOf(ctx, d)
+		digest, err := Digest(ctx, d)
 		if err != nil {
 			return err
 		}
@@ -101,7 +101,8 @@ func (w *Witness) Prove(ctx context.Context, h *lab.Host, p api.Point) error {
 	return same(held, p)
 }
 
-func digestOf(ctx context.Context, d *lab.Image) (snapshot.Digest, error) {
+// Digest reads a disk and computes what a cycle records of it.
+func Digest(ctx context.Context, d *lab.Image) (snapshot.Digest, error) {
 	blocks, err := snapshot.OpenMap(ctx, make(area, snapshot.MapSize(d.Size)), d.Size)
 	if err != nil {
 		return snapshot.Digest{}, err

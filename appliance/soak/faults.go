@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"understudy/api"
+	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 )
 
@@ -39,7 +40,7 @@ func (s *soak) faults(ctx context.Context, deadline time.Time) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return fmt.Errorf("after %s protection did not come back by itself in %v: %w", f.name, patience, err)
+			return fmt.Errorf("after %s protection did not come back by itself in %v: %w", f.name, rig.Patience, err)
 		}
 		took := time.Since(ended)
 		s.mu.Lock()
@@ -137,7 +138,7 @@ func (s *soak) killQEMU(ctx context.Context) error {
 	if err := s.guest.KillQEMU(ctx); err != nil {
 		return err
 	}
-	if err := until(ctx, patience, func() (bool, error) {
+	if err := rig.Until(ctx, func() (bool, error) {
 		state, err := s.lab.Source.Virsh(ctx, "domstate", machine)
 		return err == nil && strings.HasPrefix(state, "shut"), nil
 	}); err != nil {
@@ -164,7 +165,7 @@ func (s *soak) cut(ctx context.Context) error {
 // stopExport stops what serves the replica's disks to a cycle, so that nothing answers and nothing fails.
 func (s *soak) stopExport(ctx context.Context) error {
 	var pid int
-	if err := until(ctx, patience, func() (bool, error) {
+	if err := rig.Until(ctx, func() (bool, error) {
 		for _, p := range s.lab.Strangers() {
 			if strings.Contains(p, "qemu-storage-daemon") {
 				_, err := fmt.Sscanf(p, "process %d", &pid)

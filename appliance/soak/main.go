@@ -154,7 +154,7 @@ func (s *soak) finish(ctx context.Context) error {
 	if _, err := s.daemon.Pause(ctx, group); err != nil {
 		return err
 	}
-	if err := until(ctx, patience, func() (bool, error) {
+	if err := rig.Until(ctx, func() (bool, error) {
 		g, err := s.daemon.GetGroup(ctx, group)
 		return g.Job == "", err
 	}); err != nil {

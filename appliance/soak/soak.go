@@ -17,9 +17,6 @@ import (
 	"understudy/hypervisors/kvm/lab"
 )
 
-// patience bounds every wait, many times what a slow machine needs.
-const patience = 10 * time.Minute
-
 // soak is one run.
 type soak struct {
 	options
@@ -211,7 +208,7 @@ func median(v []int64) int64 {
 
 // newPoint waits for a point that was taken after a moment: protection goes on by itself.
 func (s *soak) newPoint(ctx context.Context, after time.Time) error {
-	return until(ctx, patience, func() (bool, error) {
+	return rig.Until(ctx, func() (bool, error) {
 		g, err := s.daemon.GetGroup(ctx, group)
 		if err != nil {
 			return false, nil // it may just have been started
@@ -225,27 +222,11 @@ func (s *soak) newPoint(ctx context.Context, after time.Time) error {
 
 // job waits for an order to succeed.
 func (s *soak) job(ctx context.Context, job api.Job) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
 	defer cancel()
 	job, err := s.daemon.WaitJob(ctx, job.ID, nil)
 	if err == nil && job.State != api.JobSucceeded {
 		err = fmt.Errorf("job %s %s in step %s: %s (%s)", job.Kind, job.State, job.Step, job.Error, job.Hint)
 	}
 	return err
-}
-
-// until asks until the answer is yes or an error.
-func until(ctx context.Context, limit time.Duration, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
-		if ok, err := ask(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
 }
