@@ -13,26 +13,17 @@ import (
 
 // Failover starts the replicas as production, from the last moment of the source (planned) or from a kept point.
 func (e *Engine) Failover(ctx context.Context, ref string, o api.FailoverOrder) (api.Job, error) {
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if o.Planned && o.Point != "" {
-		return api.Job{}, &api.Error{Code: api.CodeInvalid, Field: "point", Message: "a planned failover makes its own last point",
-			Hint: "Leave the point out, or order an unplanned failover to it."}
-	}
-	if err := protection.Can(g.decision(), protection.OrderFailover); err != nil {
-		return api.Job{}, err
-	}
 	there := func(g group) error {
-		if o.Planned { // it makes its own
-			return nil
+		if o.Planned && o.Point != "" {
+			return &api.Error{Code: api.CodeInvalid, Field: "point", Message: "a planned failover makes its own last point",
+				Hint: "Leave the point out, or order an unplanned failover to it."}
+		}
+		// A group that cannot fail over has perhaps no point for that reason: it is told the reason.
+		if err := protection.Can(g.decision(), protection.OrderFailover); err != nil || o.Planned {
+			return err
 		}
 		_, err := g.point(o.Point)
 		return err
-	}
-	if err := there(g); err != nil {
-		return api.Job{}, err
 	}
 	return e.order(ctx, ref, protection.OrderFailover, work{Point: o.Point, Planned: o.Planned, Force: o.Force}, there)
 }

@@ -32,8 +32,8 @@ func (e *Engine) watch(ctx context.Context) {
 
 // Guard looks whether machines run that must not: those that a failover replaced, and replicas that nobody ordered to
 // run. It tells loudly and touches nothing that runs, because nobody here knows what it does for whom; Fence is the
-// order that turns it off. It also does what was put off, as no cycle may come that would: clean-ups, and letting production start
-// with its host. Run calls it.
+// order that turns it off. It also does what was put off, as no cycle may come that would: clean-ups, and letting
+// production start with its host. Run calls it.
 func (e *Engine) Guard(ctx context.Context) {
 	away := map[string]bool{} // its machines are looked at when it is back; it is not waited for twice
 	for _, g := range e.snapshotGroups() {

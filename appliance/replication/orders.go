@@ -80,13 +80,21 @@ func testLock(group string) string { return "test:" + group }
 
 // order checks whether a group allows an order now and submits its job. A mirror or cycle that runs gives way to every
 // order but another one: what it has not committed, the order does not need. What it learned before it gave way may be a
-// reason to refuse, and also has more of those.
+// reason to refuse, so all is checked again then; also has more reasons.
 func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w work, also ...func(group) error) (api.Job, error) {
 	g, err := e.group(ref)
 	if err != nil {
 		return api.Job{}, err
 	}
-	if err := protection.Can(g.decision(), o); err != nil {
+	refuse := func(g group) error {
+		for _, refuse := range also {
+			if err := refuse(g); err != nil {
+				return err
+			}
+		}
+		return protection.Can(g.decision(), o)
+	}
+	if err := refuse(g); err != nil {
 		return api.Job{}, err
 	}
 	switch o {
@@ -100,10 +108,8 @@ func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w wo
 		if g, err = e.group(g.ID); err != nil {
 			return api.Job{}, err
 		}
-		for _, refuse := range append(also, func(g group) error { return protection.Can(g.decision(), o) }) {
-			if err := refuse(g); err != nil {
-				return api.Job{}, err
-			}
+		if err := refuse(g); err != nil {
+			return api.Job{}, err
 		}
 		job, err := e.submit(ctx, g, o, w)
 		// The schedule may have started one since.

@@ -14,10 +14,7 @@ import (
 // Reprotect swaps the roles after a committed failover: the machines that were production become replicas, and the
 // difference between them and production travels back, found by comparing hashes.
 func (e *Engine) Reprotect(ctx context.Context, ref string) (api.Job, error) {
-	if err := e.canOverwrite(ref); err != nil {
-		return api.Job{}, err
-	}
-	return e.order(ctx, ref, protection.OrderReprotect, work{})
+	return e.order(ctx, ref, protection.OrderReprotect, work{}, e.overwritable)
 }
 
 func (e *Engine) reprotectKind() jobs.Kind {
@@ -35,15 +32,6 @@ func (e *Engine) reprotectKind() jobs.Kind {
 			"revert": e.revert(protection.ReverseFailed, api.StateReversing),
 		},
 	}
-}
-
-// canOverwrite refuses an order that would overwrite what nobody gave up.
-func (e *Engine) canOverwrite(ref string) error {
-	g, err := e.group(ref)
-	if err != nil {
-		return err
-	}
-	return e.overwritable(g)
 }
 
 // adoptSource makes replicas of the machines that were the source until now. They must be off; their disks are not
@@ -78,10 +66,7 @@ func (e *Engine) adoptSource(ctx context.Context, t *task) error {
 // Failback brings the machines home: reprotect where that has not been done, a planned failover to where they came
 // from, and protection in the first direction again. Only differences travel, both ways.
 func (e *Engine) Failback(ctx context.Context, ref string) (api.Job, error) {
-	if err := e.canOverwrite(ref); err != nil {
-		return api.Job{}, err
-	}
-	return e.order(ctx, ref, protection.OrderFailback, work{Planned: true})
+	return e.order(ctx, ref, protection.OrderFailback, work{Planned: true}, e.overwritable)
 }
 
 func (e *Engine) failbackKind() jobs.Kind {
