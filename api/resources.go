@@ -157,6 +157,9 @@ type Policy struct {
 	VerifyEverySeconds int `json:"verifyEverySeconds,omitempty" minimum:"0" maximum:"31536000" doc:"How often a verification compares the whole replicas with their sources; 0 means only when it is ordered"`
 	// BandwidthMbit bounds the copies of this group; 0 means no bound.
 	BandwidthMbit int `json:"bandwidthMbit,omitempty" minimum:"0" maximum:"1000000"`
+	// Windows are when the schedule may start cycles; one that runs goes on. What a person orders starts at once.
+	Windows  []Window `json:"windows,omitempty" maxItems:"32" doc:"When the schedule starts cycles; empty means always"`
+	TimeZone string   `json:"timeZone,omitempty" maxLength:"64" example:"Europe/Berlin" doc:"Of the windows; empty means UTC"`
 }
 
 // RetentionTier keeps one point for each interval, for a time. The newest point is always kept.

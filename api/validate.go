@@ -202,6 +202,9 @@ func (p Policy) Validate() error {
 		return invalid("policy.verifyEverySeconds", "Use 1 minute (60) to 1 year (31536000), or 0 for only when it is ordered.",
 			"a verification every %d s is not possible", p.VerifyEverySeconds)
 	}
+	if err := p.validateWindows(); err != nil {
+		return err
+	}
 	if len(p.Retention) > maxTiers {
 		return invalid("policy.retention", "Use fewer tiers.", "%d tiers are more than %d", len(p.Retention), maxTiers)
 	}

@@ -1,0 +1,116 @@
+package api
+
+// PlanOrder is an order that is looked at before it is given.
+type PlanOrder struct {
+	Order string `json:"order" enum:"test,end-test,failover,commit,rollback,reprotect,failback,fence,drop-point,remove"`
+	// Planned and Force are those of a FailoverOrder.
+	Planned bool   `json:"planned,omitempty"`
+	Force   bool   `json:"force,omitempty"`
+	Point   string `json:"point,omitempty" maxLength:"128" doc:"For test, failover and drop-point; empty means the newest that is not suspect"`
+	// DeleteReplicas is for remove.
+	DeleteReplicas bool `json:"deleteReplicas,omitempty"`
+}
+
+// Plan says what an order would do if it was given now. Making it changes nothing.
+type Plan struct {
+	Order string     `json:"order"`
+	State GroupState `json:"state" doc:"Of the group when the plan was made"`
+	// Allowed is what the order itself would be answered.
+	Allowed bool   `json:"allowed"`
+	Code    Code   `json:"code,omitempty" doc:"Kind of the refusal"`
+	Refusal string `json:"refusal,omitempty" doc:"Why it is not allowed"`
+	Hint    string `json:"hint,omitempty" doc:"What to do about that"`
+	// From is where production runs before the order, To where the order takes place or leads.
+	From        string   `json:"from" doc:"Name of the host"`
+	To          string   `json:"to" doc:"Name of the host"`
+	StartsFrom  *Point   `json:"startsFrom,omitempty" doc:"The point that machines start from"`
+	LossSeconds *float64 `json:"lossSeconds,omitempty" doc:"What the machines wrote in so many seconds before now is missing; 0 means that nothing is"`
+	// Irreversible: afterwards something is gone that nothing brings back.
+	Irreversible bool          `json:"irreversible"`
+	Undo         string        `json:"undo,omitempty" doc:"How it can be undone"`
+	Machines     []PlanMachine `json:"machines"`
+	Changes      []PlanChange  `json:"changes" doc:"What will be changed, in the order in which it happens"`
+	Warnings     []PlanWarning `json:"warnings"`
+	Steps        []string      `json:"steps" doc:"Of the job, in order; see Job.steps"`
+}
+
+// PlanMachine is one machine of a plan.
+type PlanMachine struct {
+	Name  string `json:"name"`
+	From  string `json:"from" doc:"Name of the host that it runs on before"`
+	To    string `json:"to" doc:"Name of the host that it runs on after"`
+	State string `json:"state" enum:"off,running,paused,gone,unknown" doc:"Of the machine that is, or was, production"`
+	// Replica is the state of the other one.
+	Replica  string       `json:"replica" enum:"off,running,paused,gone,unknown" doc:"Of the replica"`
+	Networks []NetworkMap `json:"networks" doc:"Where its network cards will be connected"`
+	Checks   int          `json:"checks" doc:"How many boot checks will be made, beside that it runs"`
+}
+
+// PlanChange is something that an order changes.
+type PlanChange struct {
+	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,rollback-ends,roles-swap,copy-home,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
+	Machine string `json:"machine,omitempty"`
+	Host    string `json:"host,omitempty" doc:"Name of the host on which it happens"`
+	Text    string `json:"text"`
+}
+
+// PlanWarning is something that a person should know before the order is given.
+type PlanWarning struct {
+	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,source-runs,source-off,source-unreachable,source-unknown,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,storage-low,not-asked"`
+	Machine string `json:"machine,omitempty"`
+	Host    string `json:"host,omitempty" doc:"Name of the host"`
+	Text    string `json:"text"`
+	Hint    string `json:"hint,omitempty" doc:"What to do about it"`
+	// Stops: the order would be accepted, but its job would fail.
+	Stops bool `json:"stops,omitempty" doc:"As things stand the job would fail"`
+}
+
+// Preflight is everything that can be known about a group before it is made.
+type Preflight struct {
+	Checks []PreflightCheck `json:"checks"`
+	Ready  bool             `json:"ready" doc:"No check is an error"`
+	Bytes  int64            `json:"bytes" doc:"Size of all disks that will be copied at first"`
+}
+
+// Levels of a PreflightCheck.
+const (
+	LevelOK      = "ok"
+	LevelWarning = "warning"
+	LevelError   = "error" // making the group would be refused
+)
+
+// PreflightCheck is one thing that was looked at.
+type PreflightCheck struct {
+	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth"`
+	Level   string `json:"level" enum:"ok,warning,error"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	Field   string `json:"field,omitempty" doc:"Of the specification, such as machines[0].vm"`
+	Machine string `json:"machine,omitempty"`
+}
+
+// GroupEdit is what can be changed about a group that stands.
+type GroupEdit struct {
+	Policy Policy `json:"policy"`
+	// Machines that are left out stay as they are.
+	Machines []MachineEdit `json:"machines,omitempty" maxItems:"100"`
+}
+
+// MachineEdit replaces what can be changed of one machine.
+type MachineEdit struct {
+	VM     string  `json:"vm" minLength:"1" doc:"As in the group's specification, or the machine's name or id"`
+	Checks []Check `json:"checks,omitempty"`
+}
+
+// HostTest says whether a host could be added. Nothing of it is kept.
+type HostTest struct {
+	Reachable    bool          `json:"reachable"`
+	Identity     string        `json:"identity,omitempty"`
+	Known        string        `json:"known,omitempty" doc:"Name of the host that this is already"`
+	Product      string        `json:"product,omitempty"`
+	Version      string        `json:"version,omitempty"`
+	Capabilities Capabilities  `json:"capabilities"`
+	Checks       []DoctorCheck `json:"checks"`
+	Problem      string        `json:"problem,omitempty" doc:"Why it cannot be added"`
+	Hint         string        `json:"hint,omitempty" doc:"What to do about it"`
+}
