@@ -24,6 +24,7 @@ type serveOptions struct {
 	dataDir string
 	listen  string
 	debug   bool
+	keyFile string // of the secrets; empty: where it belongs to dataDir
 	// killPoint is only set by tests, see replication.Options.
 	killPoint func(kind, step, phase string)
 }
@@ -41,8 +42,10 @@ certificate (tls/); all of them are made at the first start. One data directory 
 		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o) },
 		SilenceErrors: false,
 	}
-	cmd.Flags().StringVar(&o.dataDir, "data-dir", "/var/lib/understudy", "where the appliance keeps its state")
+	cmd.Flags().StringVar(&o.dataDir, "data-dir", standardDataDir, "where the appliance keeps its state")
 	cmd.Flags().StringVar(&o.listen, "listen", ":8443", "address of the API")
+	cmd.Flags().StringVar(&o.keyFile, "key-file", "", "file with the key of the secrets (default "+standardKeyFile+
+		", or keys/secret.key in another data directory)")
 	cmd.Flags().BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
@@ -61,6 +64,11 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	secrets, err := openSecrets(o, db, log)
+	if err != nil {
+		return err
+	}
+	_ = secrets // nothing to keep yet
 	token, err := server.Token(filepath.Join(o.dataDir, "admin.token"))
 	if err != nil {
 		return err
