@@ -15,7 +15,9 @@ const (
 	CodeConflict     Code = "conflict"     // the state does not allow it now; 409
 	CodeInUse        Code = "in-use"       // 409
 	CodeStale        Code = "stale"        // If-Match does not match; 412
-	CodeUnauthorized Code = "unauthorized" // 401
+	CodeUnauthorized Code = "unauthorized" // nobody is signed in; 401
+	CodeForbidden    Code = "forbidden"    // whoever is signed in may not do it; 403
+	CodeThrottled    Code = "throttled"    // too often; 429
 	CodeHost         Code = "host"         // a host failed or cannot be reached; 502
 	CodeNoSpace      Code = "no-space"     // 507
 	CodeInternal     Code = "internal"     // 500

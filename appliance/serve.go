@@ -97,7 +97,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}()
 	engine.Run()
 	log.Info("serving", "address", listener.Addr().String(), "data", o.dataDir)
-	return server.Serve(ctx, listener, server.New(engine, server.Options{Token: token, Log: log, Version: version}), certificate)
+	return server.Serve(ctx, listener, server.New(server.Parts{Service: engine}, server.Options{Token: token, Log: log, Version: version}), certificate)
 }
 
 // certificateNames are the names a client on this machine or in its network reaches the API by.

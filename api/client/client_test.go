@@ -128,7 +128,7 @@ func (d *daemon) start() {
 	d.address = ln.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	s := server.New(d.svc, server.Options{Token: d.token, Log: slog.New(slog.DiscardHandler)})
+	s := server.New(server.Parts{Service: d.svc}, server.Options{Token: d.token, Log: slog.New(slog.DiscardHandler)})
 	go func() { done <- server.Serve(ctx, ln, s) }()
 	d.stop = sync.OnceFunc(func() {
 		cancel()

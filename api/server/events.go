@@ -19,6 +19,7 @@ import (
 const writeTimeout = 20 * time.Second
 
 type eventInput struct {
+	Asked
 	After       uint64 `query:"after" doc:"Id of the last event that was seen; 0 means from now on"`
 	LastEventID uint64 `header:"Last-Event-ID" doc:"As after, and stronger; browsers send it when they connect again"`
 }
@@ -26,7 +27,7 @@ type eventInput struct {
 // eventRoute adds the event stream. Huma's own sse package answers 200 before the service is asked, and has no signs of
 // life; so the stream is written here.
 func (s *Server) eventRoute() {
-	op := s.operation(http.MethodGet, "/events", "events", "Listen to everything that happens", http.StatusOK)
+	op := s.operation(viewer.on(filtered), http.MethodGet, "/events", "events", "Listen to everything that happens", http.StatusOK)
 	op.Description = "Server-sent events. The data of each is an Event in JSON, its id is the event's. " +
 		"A comment is sent when nothing happens, so that a dead connection is noticed."
 	schema := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Event](), true, "Event")
@@ -48,14 +49,14 @@ func (s *Server) eventRoute() {
 		return &huma.StreamResponse{Body: func(h huma.Context) {
 			defer stop()
 			defer cancel()
-			s.stream(ctx, humagin.Unwrap(h).Writer, events)
+			s.stream(ctx, humagin.Unwrap(h).Writer, in.By.Scope, events)
 		}}, nil
 	})
 }
 
 // stream writes until ctx ends, the service closes the channel or the reader is gone. The reader connects again and says
 // what it saw last.
-func (s *Server) stream(ctx context.Context, w http.ResponseWriter, events <-chan api.Event) {
+func (s *Server) stream(ctx context.Context, w http.ResponseWriter, scope api.Scope, events <-chan api.Event) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // gateways would hold events back
 	conn := http.NewResponseController(w)
@@ -87,6 +88,9 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, events <-cha
 		case event, open := <-events:
 			if !open {
 				return
+			}
+			if !scope.Has(event.Group) {
+				continue
 			}
 			data, err := json.Marshal(event)
 			if err != nil {

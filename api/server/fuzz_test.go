@@ -16,7 +16,7 @@ import (
 // FuzzBody sends bodies, ids, queries and headers to every route. Nothing may be taken for a failure of the appliance,
 // and what is refused is a problem that says why.
 func FuzzBody(f *testing.F) {
-	s := New(&recorder{}, Options{Token: token, Log: slog.New(slog.DiscardHandler)})
+	s := New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.DiscardHandler)})
 	f.Cleanup(s.endStreams)
 	var routes []string
 	for _, r := range s.engine.Routes() {

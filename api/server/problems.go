@@ -19,7 +19,7 @@ type Problem struct {
 	Title  string      `json:"title" doc:"The HTTP status in words"`
 	Status int         `json:"status"`
 	Detail string      `json:"detail" doc:"What happened, for people"`
-	Code   api.Code    `json:"code" doc:"What happened, for programs" enum:"invalid,not-found,conflict,in-use,stale,unauthorized,host,no-space,internal"`
+	Code   api.Code    `json:"code" doc:"What happened, for programs" enum:"invalid,not-found,conflict,in-use,stale,unauthorized,forbidden,throttled,host,no-space,internal"`
 	Hint   string      `json:"hint,omitempty" doc:"What to do about it"`
 	Field  string      `json:"field,omitempty" doc:"The offending field, such as policy.rpoSeconds"`
 	Errors []Violation `json:"errors,omitempty" doc:"All offending fields, when there are several"`
@@ -50,6 +50,8 @@ var statuses = map[api.Code]int{
 	api.CodeInUse:        http.StatusConflict,
 	api.CodeStale:        http.StatusPreconditionFailed,
 	api.CodeUnauthorized: http.StatusUnauthorized,
+	api.CodeForbidden:    http.StatusForbidden,
+	api.CodeThrottled:    http.StatusTooManyRequests,
 	api.CodeHost:         http.StatusBadGateway,
 	api.CodeNoSpace:      http.StatusInsufficientStorage,
 	api.CodeInternal:     http.StatusInternalServerError,

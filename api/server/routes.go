@@ -53,13 +53,14 @@ func (s *Server) routes() {
 	s.orderRoutes()
 	s.jobRoutes()
 	s.eventRoute()
-	register(s, http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
+	register(s, viewer.on(filtered), http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[api.About], error) { return answer(s.svc.About(ctx)) })
 }
 
-// register adds one operation to the document and its route to the engine; every error passes here.
-func register[I, O any](s *Server, method, path, id, summary string, status int, call func(context.Context, *I) (*O, error)) {
-	huma.Register(s.api, s.operation(method, path, id, summary, status), func(ctx context.Context, in *I) (*O, error) {
+// register adds one operation to the document and its route to the engine, for whoever has what it needs; every error
+// passes here.
+func register[I, O any](s *Server, n need, method, path, id, summary string, status int, call func(context.Context, *I) (*O, error)) {
+	huma.Register(s.api, s.operation(n, method, path, id, summary, status), func(ctx context.Context, in *I) (*O, error) {
 		out, err := call(ctx, in)
 		if err != nil {
 			return nil, s.problem(ctx, err)
@@ -68,8 +69,9 @@ func register[I, O any](s *Server, method, path, id, summary string, status int,
 	})
 }
 
-func (s *Server) operation(method, path, id, summary string, status int) huma.Operation {
+func (s *Server) operation(n need, method, path, id, summary string, status int) huma.Operation {
 	tag, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	s.guard(n, method, prefix+path, id)
 	return huma.Operation{
 		OperationID: id, Method: method, Path: prefix + path, Summary: summary, Tags: []string{tag}, DefaultStatus: status,
 		MaxBodyBytes: maxBody, BodyReadTimeout: -1, // readBody has bounded it
@@ -95,24 +97,24 @@ func job(j api.Job, err error) (*accepted, error) {
 }
 
 func (s *Server) hostRoutes() {
-	register(s, http.MethodPost, "/hosts", "add-host", "Connect a host", http.StatusCreated,
+	register(s, administrator.on(hosts), http.MethodPost, "/hosts", "add-host", "Connect a host", http.StatusCreated,
 		func(ctx context.Context, in *struct{ Body api.HostSpec }) (*created[api.Host], error) {
 			h, err := s.svc.AddHost(ctx, in.Body)
 			return &created[api.Host]{Location: prefix + "/hosts/" + url.PathEscape(h.ID), Body: h}, err
 		})
-	register(s, http.MethodGet, "/hosts", "list-hosts", "List the hosts", http.StatusOK,
+	register(s, viewer.on(hosts), http.MethodGet, "/hosts", "list-hosts", "List the hosts", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[[]api.Host], error) { return list(s.svc.ListHosts(ctx)) })
-	register(s, http.MethodGet, "/hosts/{id}", "get-host", "Show a host", http.StatusOK,
+	register(s, viewer.on(hosts), http.MethodGet, "/hosts/{id}", "get-host", "Show a host", http.StatusOK,
 		func(ctx context.Context, in *OfHost) (*body[api.Host], error) {
 			return answer(s.svc.GetHost(ctx, in.ID))
 		})
-	register(s, http.MethodDelete, "/hosts/{id}", "remove-host", "Disconnect a host that no group uses", http.StatusNoContent,
+	register(s, administrator.on(hosts), http.MethodDelete, "/hosts/{id}", "remove-host", "Disconnect a host that no group uses", http.StatusNoContent,
 		func(ctx context.Context, in *OfHost) (*none, error) { return nil, s.svc.RemoveHost(ctx, in.ID) })
-	register(s, http.MethodGet, "/hosts/{id}/inventory", "inventory", "Ask a host what it has", http.StatusOK,
+	register(s, viewer.on(hosts), http.MethodGet, "/hosts/{id}/inventory", "inventory", "Ask a host what it has", http.StatusOK,
 		func(ctx context.Context, in *OfHost) (*body[api.Inventory], error) {
 			return answer(s.svc.Inventory(ctx, in.ID))
 		})
-	register(s, http.MethodGet, "/hosts/{id}/doctor", "doctor", "Check what works on a host, reading only", http.StatusOK,
+	register(s, viewer.on(hosts), http.MethodGet, "/hosts/{id}/doctor", "doctor", "Check what works on a host, reading only", http.StatusOK,
 		func(ctx context.Context, in *OfHost) (*body[api.DoctorReport], error) {
 			return answer(s.svc.Doctor(ctx, in.ID))
 		})
@@ -139,16 +141,19 @@ func (in *policyInput) revision() (int64, error) {
 }
 
 func (s *Server) groupRoutes() {
-	register(s, http.MethodPost, "/groups", "create-group", "Protect machines", http.StatusCreated,
+	register(s, administrator.on(appliance), http.MethodPost, "/groups", "create-group", "Protect machines", http.StatusCreated,
 		func(ctx context.Context, in *struct{ Body api.GroupSpec }) (*created[api.Group], error) {
 			g, err := s.svc.CreateGroup(ctx, in.Body)
 			return &created[api.Group]{Location: prefix + "/groups/" + url.PathEscape(g.ID), Body: g}, err
 		})
-	register(s, http.MethodGet, "/groups", "list-groups", "List the groups", http.StatusOK,
-		func(ctx context.Context, _ *none) (*body[[]api.Group], error) { return list(s.svc.ListGroups(ctx)) })
-	register(s, http.MethodGet, "/groups/{id}", "get-group", "Show a group", http.StatusOK,
+	register(s, viewer.on(filtered), http.MethodGet, "/groups", "list-groups", "List the groups", http.StatusOK,
+		func(ctx context.Context, in *Asked) (*body[[]api.Group], error) {
+			all, err := s.svc.ListGroups(ctx)
+			return list(within(in.By.Scope, all, func(g api.Group) string { return g.ID }), err)
+		})
+	register(s, viewer.on(groups), http.MethodGet, "/groups/{id}", "get-group", "Show a group", http.StatusOK,
 		func(ctx context.Context, in *OfGroup) (*revised, error) { return group(s.svc.GetGroup(ctx, in.ID)) })
-	register(s, http.MethodPut, "/groups/{id}/policy", "update-policy", "Change the policy of a group", http.StatusOK,
+	register(s, administrator.on(groups), http.MethodPut, "/groups/{id}/policy", "update-policy", "Change the policy of a group", http.StatusOK,
 		func(ctx context.Context, in *policyInput) (*revised, error) {
 			revision, err := in.revision()
 			if err != nil {
@@ -156,7 +161,7 @@ func (s *Server) groupRoutes() {
 			}
 			return group(s.svc.UpdatePolicy(ctx, in.ID, revision, in.Body))
 		})
-	register(s, http.MethodGet, "/groups/{id}/points", "list-points", "List the recovery points of a group", http.StatusOK,
+	register(s, viewer.on(groups), http.MethodGet, "/groups/{id}/points", "list-points", "List the recovery points of a group", http.StatusOK,
 		func(ctx context.Context, in *OfGroup) (*body[[]api.Point], error) {
 			return list(s.svc.ListPoints(ctx, in.ID))
 		})
@@ -164,7 +169,7 @@ func (s *Server) groupRoutes() {
 		OfGroup
 		Point string `path:"point" maxLength:"128" doc:"Id of the point"`
 	}
-	register(s, http.MethodDelete, "/groups/{id}/points/{point}", "drop-point", "Drop a recovery point", http.StatusAccepted,
+	register(s, administrator.on(groups), http.MethodDelete, "/groups/{id}/points/{point}", "drop-point", "Drop a recovery point", http.StatusAccepted,
 		func(ctx context.Context, in *point) (*accepted, error) {
 			return job(s.svc.DropPoint(ctx, in.ID, in.Point))
 		})
@@ -172,7 +177,7 @@ func (s *Server) groupRoutes() {
 		OfGroup
 		DeleteReplicas bool `query:"deleteReplicas" doc:"Delete the replicas and their points too"`
 	}
-	register(s, http.MethodDelete, "/groups/{id}", "remove-group", "End protection", http.StatusAccepted,
+	register(s, administrator.on(groups), http.MethodDelete, "/groups/{id}", "remove-group", "End protection", http.StatusAccepted,
 		func(ctx context.Context, in *removal) (*accepted, error) {
 			return job(s.svc.RemoveGroup(ctx, in.ID, in.DeleteReplicas))
 		})
@@ -192,24 +197,24 @@ func (s *Server) orderRoutes() {
 		{"failback", "Bring the machines home", s.svc.Failback},
 		{"fence", "Turn machines off that run although they must not", s.svc.Fence},
 	} {
-		register(s, http.MethodPost, "/groups/{id}/"+o.name, o.name, o.summary, http.StatusAccepted,
+		register(s, operator.on(groups), http.MethodPost, "/groups/{id}/"+o.name, o.name, o.summary, http.StatusAccepted,
 			func(ctx context.Context, in *OfGroup) (*accepted, error) { return job(o.call(ctx, in.ID)) })
 	}
-	register(s, http.MethodPost, "/groups/{id}/pause", "pause", "Stop the schedule", http.StatusOK,
+	register(s, operator.on(groups), http.MethodPost, "/groups/{id}/pause", "pause", "Stop the schedule", http.StatusOK,
 		func(ctx context.Context, in *OfGroup) (*revised, error) { return group(s.svc.Pause(ctx, in.ID)) })
-	register(s, http.MethodPost, "/groups/{id}/resume", "resume", "Start the schedule again", http.StatusOK,
+	register(s, operator.on(groups), http.MethodPost, "/groups/{id}/resume", "resume", "Start the schedule again", http.StatusOK,
 		func(ctx context.Context, in *OfGroup) (*revised, error) { return group(s.svc.Resume(ctx, in.ID)) })
 	type test struct {
 		OfGroup
 		Body api.TestOrder
 	}
-	register(s, http.MethodPost, "/groups/{id}/test", "test", "Start a test failover in an isolated network", http.StatusAccepted,
+	register(s, operator.on(groups), http.MethodPost, "/groups/{id}/test", "test", "Start a test failover in an isolated network", http.StatusAccepted,
 		func(ctx context.Context, in *test) (*accepted, error) { return job(s.svc.Test(ctx, in.ID, in.Body)) })
 	type failover struct {
 		OfGroup
 		Body api.FailoverOrder
 	}
-	register(s, http.MethodPost, "/groups/{id}/failover", "failover", "Start the replicas as production", http.StatusAccepted,
+	register(s, operator.on(groups), http.MethodPost, "/groups/{id}/failover", "failover", "Start the replicas as production", http.StatusAccepted,
 		func(ctx context.Context, in *failover) (*accepted, error) {
 			return job(s.svc.Failover(ctx, in.ID, in.Body))
 		})
@@ -217,15 +222,17 @@ func (s *Server) orderRoutes() {
 
 func (s *Server) jobRoutes() {
 	type query struct {
+		Asked
 		Group string `query:"group" maxLength:"128" doc:"Id or name of a group; empty means all"`
 		Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"The newest so many"`
 	}
-	register(s, http.MethodGet, "/jobs", "list-jobs", "List jobs, newest first", http.StatusOK,
+	register(s, viewer.on(filtered), http.MethodGet, "/jobs", "list-jobs", "List jobs, newest first", http.StatusOK,
 		func(ctx context.Context, in *query) (*body[[]api.Job], error) {
-			return list(s.svc.ListJobs(ctx, in.Group, in.Limit))
+			all, err := s.svc.ListJobs(ctx, in.Group, in.Limit)
+			return list(within(in.By.Scope, all, func(j api.Job) string { return j.Group }), err)
 		})
-	register(s, http.MethodGet, "/jobs/{id}", "get-job", "Show a job", http.StatusOK,
+	register(s, viewer.on(jobs), http.MethodGet, "/jobs/{id}", "get-job", "Show a job", http.StatusOK,
 		func(ctx context.Context, in *OfJob) (*body[api.Job], error) { return answer(s.svc.GetJob(ctx, in.ID)) })
-	register(s, http.MethodPost, "/jobs/{id}/cancel", "cancel-job", "Ask a job to stop and undo", http.StatusAccepted,
+	register(s, operator.on(jobs), http.MethodPost, "/jobs/{id}/cancel", "cancel-job", "Ask a job to stop and undo", http.StatusAccepted,
 		func(ctx context.Context, in *OfJob) (*accepted, error) { return job(s.svc.CancelJob(ctx, in.ID)) })
 }

@@ -40,7 +40,7 @@ func TestServeTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, err := Certificate(dir, []string{"localhost", "127.0.0.1"})
 	require.NoError(t, err)
-	address, stop := serve(t, New(&recorder{}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}), cert)
+	address, stop := serve(t, New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}), cert)
 
 	trusting, err := client.New("https://"+address, client.Options{Token: token, CAFile: filepath.Join(dir, "cert.pem")})
 	require.NoError(t, err)
@@ -61,7 +61,7 @@ func TestServeTLS(t *testing.T) {
 }
 
 func TestStopEndsEventStreams(t *testing.T) {
-	address, stop := serve(t, New(&recorder{}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}))
+	address, stop := serve(t, New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}))
 	lines := listen(t, "http://"+address+"/api/v1/events")
 	require.Equal(t, ": connected", next(t, lines))
 	start := time.Now()
@@ -152,7 +152,7 @@ func TestTheServiceHearsThatTheReaderLeft(t *testing.T) {
 		context.AfterFunc(ctx, func() { close(left) })
 		return make(chan api.Event), nil
 	}}
-	s := New(r, Options{Token: token, Log: slog.New(slog.DiscardHandler)})
+	s := New(Parts{Service: r}, Options{Token: token, Log: slog.New(slog.DiscardHandler)})
 	ts := httptest.NewServer(s)
 	defer ts.Close()
 	c, err := client.New(ts.URL, client.Options{Token: token})

@@ -6,14 +6,11 @@ package server
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -29,9 +26,15 @@ const (
 	maxBody = 1 << 20
 )
 
+// Parts are what a server publishes. Those that are missing are in the document all the same, but must not be asked.
+type Parts struct {
+	api.Service
+	Access Access
+}
+
 // Options of a server.
 type Options struct {
-	// Token is what clients must present. Without one nobody gets in.
+	// Token lets in as the administrator "local": it is for the command line on the appliance itself. Empty: nobody.
 	Token string
 	// Log gets one line for each request, never a token; nil means slog's default.
 	Log *slog.Logger
@@ -44,8 +47,10 @@ type Server struct {
 	engine *gin.Engine
 	api    huma.API
 	svc    api.Service
+	access Access
 	log    *slog.Logger
-	token  [sha256.Size]byte
+	token  string
+	needs  map[string]guarded // by method and path, as gin writes them
 
 	// streams ends when the server shuts down: event streams would never end by themselves.
 	streams    context.Context
@@ -57,10 +62,11 @@ type Server struct {
 
 func init() { gin.SetMode(gin.ReleaseMode) } // the debug mode prints to standard output
 
-// New makes the handler for svc.
-func New(svc api.Service, o Options) *Server {
+// New makes the handler for the parts.
+func New(parts Parts, o Options) *Server {
 	s := &Server{
-		engine: gin.New(), svc: svc, log: cmp.Or(o.Log, slog.Default()), token: sha256.Sum256([]byte(o.Token)),
+		engine: gin.New(), svc: parts.Service, access: parts.Access, log: cmp.Or(o.Log, slog.Default()), token: o.Token,
+		needs:     map[string]guarded{},
 		heartbeat: 15 * time.Second, bodyTimeout: 30 * time.Second,
 	}
 	s.streams, s.endStreams = context.WithCancel(context.Background())
@@ -69,12 +75,12 @@ func New(svc api.Service, o Options) *Server {
 	e.HandleMethodNotAllowed = true
 	e.Use(s.logRequest, gin.CustomRecoveryWithWriter(nil, s.recovered), secureHeaders)
 
-	// Open to everybody: a sign of life, the page, and the document. Everything below Use(authenticate) is not.
+	// Open to everybody: a sign of life, the page, and the document. Everything below Use(gate) is not, unless its need says so.
 	e.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "ok"}) })
 	e.GET("/openapi.json", func(c *gin.Context) { c.Data(http.StatusOK, "application/vnd.oai.openapi+json", s.Document()) })
 	servePage(e)
 
-	e.Use(s.authenticate(o.Token != ""), s.readBody, func(c *gin.Context) {
+	e.Use(s.gate, s.readBody, func(c *gin.Context) {
 		c.Header("Understudy-Version", o.Version)
 		c.Header("Cache-Control", "no-store")
 	})
@@ -133,21 +139,6 @@ func secureHeaders(c *gin.Context) {
 	c.Header("X-Content-Type-Options", "nosniff")
 	c.Header("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
 	c.Header("Referrer-Policy", "no-referrer")
-}
-
-// authenticate compares digests, so that the time it takes tells neither content nor length of the token.
-func (s *Server) authenticate(enabled bool) gin.HandlerFunc {
-	return func(c *gin.Context) {
-		scheme, token, _ := strings.Cut(c.GetHeader("Authorization"), " ")
-		given := sha256.Sum256([]byte(strings.TrimSpace(token)))
-		match := subtle.ConstantTimeCompare(given[:], s.token[:]) == 1
-		if enabled && match && strings.EqualFold(scheme, "Bearer") {
-			return
-		}
-		c.Header("WWW-Authenticate", `Bearer realm="understudy"`)
-		abort(c, http.StatusUnauthorized, &api.Error{Code: api.CodeUnauthorized, Message: "the token is missing or wrong",
-			Hint: "Send the appliance's token as Authorization: Bearer."})
-	}
 }
 
 func (s *Server) logRequest(c *gin.Context) {

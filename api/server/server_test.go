@@ -29,7 +29,7 @@ const token = "a-token-for-tests"
 
 func start(t *testing.T, svc api.Service, change ...func(*Server)) (string, *client.Client) {
 	t.Helper()
-	s := New(svc, Options{Token: token, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"})
+	s := New(Parts{Service: svc}, Options{Token: token, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"})
 	for _, f := range change {
 		f(s)
 	}
@@ -65,7 +65,7 @@ func send(t *testing.T, method, url, body string, header ...string) (*http.Respo
 
 func TestDocumentIsCheckedIn(t *testing.T) {
 	var pretty bytes.Buffer
-	require.NoError(t, json.Indent(&pretty, New(&recorder{}, Options{}).Document(), "", "  "))
+	require.NoError(t, json.Indent(&pretty, New(Parts{Service: &recorder{}}, Options{}).Document(), "", "  "))
 	pretty.WriteByte('\n')
 	const path = "../openapi.json"
 	if *update {
@@ -77,7 +77,7 @@ func TestDocumentIsCheckedIn(t *testing.T) {
 }
 
 func TestRoutesAndDocumentAgree(t *testing.T) {
-	s := New(&recorder{}, Options{})
+	s := New(Parts{Service: &recorder{}}, Options{})
 	routes := map[string]bool{}
 	parameter := regexp.MustCompile(`:(\w+)`)
 	for _, r := range s.engine.Routes() {
@@ -139,7 +139,7 @@ func TestErrorsKeepTheirCode(t *testing.T) {
 	_, err := c.Events(t.Context(), 0)
 	require.NotErrorIs(t, err, client.ErrUnreachable)
 	require.Equal(t, "no luck", err.Error(), "an event stream that is refused is no stream")
-	require.Len(t, statuses, 9, "every code of package api has a status")
+	require.Len(t, statuses, 11, "every code of package api has a status")
 }
 
 func TestUnknownErrorsAreInternal(t *testing.T) {
@@ -176,7 +176,7 @@ func TestOnlyTheTokenLetsIn(t *testing.T) {
 }
 
 func TestWithoutTokenNobodyGetsIn(t *testing.T) {
-	s := New(&recorder{}, Options{Log: slog.New(slog.DiscardHandler)})
+	s := New(Parts{Service: &recorder{}}, Options{Log: slog.New(slog.DiscardHandler)})
 	for _, header := range []string{"", "Bearer "} {
 		req := httptest.NewRequest(http.MethodGet, "/api/v1/about", nil)
 		req.Header.Set("Authorization", header)
@@ -307,7 +307,7 @@ func (s *slow) work(ctx context.Context) error {
 
 func TestTokenIsNeverLogged(t *testing.T) {
 	var log bytes.Buffer
-	s := New(&recorder{}, Options{Token: token, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	s := New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	for _, given := range []string{token, "wrong-" + token} {
 		req := httptest.NewRequest(http.MethodPost, "/api/v1/groups/web/pause", nil)
 		req.Header.Set("Authorization", "Bearer "+given)

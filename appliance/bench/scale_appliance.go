@@ -124,7 +124,7 @@ func beAppliance(ctx context.Context, dir string, machines int) (err error) {
 	engine.Run()
 	go write(ctx, hosts["fake:home"], ids)
 	fmt.Printf("https://%s\n%s\n%s\n", listener.Addr(), token, strings.Join(ids, "\n"))
-	return api.Serve(ctx, listener, api.New(engine, api.Options{Token: token, Log: log}), certificate)
+	return api.Serve(ctx, listener, api.New(api.Parts{Service: engine}, api.Options{Token: token, Log: log}), certificate)
 }
 
 // populate adds machines that run.

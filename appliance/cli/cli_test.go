@@ -61,7 +61,7 @@ func serve(t *testing.T, svc api.Service) string {
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
-		done <- server.Serve(ctx, ln, server.New(svc, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}))
+		done <- server.Serve(ctx, ln, server.New(server.Parts{Service: svc}, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}))
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -367,7 +367,7 @@ func TestExitCodes(t *testing.T) {
 		require.Equal(t, "Error: no luck\nTry it.\n", term.err.String())
 		require.Contains(t, exitHelp, fmt.Sprintf("\n  %-3d  ", want))
 	}
-	require.Len(t, seen, 9, "every code of package api has a status")
+	require.Len(t, seen, 11, "every code of package api has a status")
 	require.Equal(t, exitInternal, ExitCode(errors.New("some")))
 	require.Equal(t, exitUnreachable, ExitCode(fmt.Errorf("some: %w", client.ErrUnreachable)))
 }

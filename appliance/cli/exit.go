@@ -28,6 +28,8 @@ var exits = map[api.Code]int{
 	api.CodeInvalid:      6,
 	api.CodeStale:        7,
 	api.CodeUnauthorized: 8,
+	api.CodeForbidden:    8,
+	api.CodeThrottled:    12,
 	api.CodeHost:         9,
 	api.CodeNoSpace:      10,
 }
@@ -41,10 +43,11 @@ const exitHelp = `Exit status:
   5    the state does not allow it now, or it is in use
   6    the appliance refused a value
   7    somebody else changed it meanwhile
-  8    the token is missing or wrong
+  8    the token is missing or wrong, or its user may not do it
   9    a host failed or cannot be reached
   10   no space left
   11   the job failed or was cancelled, or a check failed
+  12   too often; try again later
   130  interrupted; a job that was ordered goes on`
 
 // errFailed is in the chain when the order was carried out and its outcome is bad.

@@ -1,0 +1,194 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+	"github.com/gin-gonic/gin"
+
+	"understudy/api"
+)
+
+// need is what a route asks of whoever comes. There is none without one: register takes it, and the gate lets nobody
+// through to a route that it does not know.
+type need struct {
+	anybody bool     // not even signed in
+	role    api.Role // empty: whoever is signed in
+	thing   thing
+}
+
+var (
+	// open routes are for everybody: those that let in.
+	open = need{anybody: true}
+	// self is for whoever is signed in, about nobody but themselves.
+	self = need{}
+)
+
+type role api.Role
+
+const (
+	viewer        = role(api.RoleViewer)
+	operator      = role(api.RoleOperator)
+	administrator = role(api.RoleAdministrator)
+)
+
+// on says what the route is about, so that nobody reaches beyond their scope.
+func (r role) on(t thing) need { return need{role: api.Role(r), thing: t} }
+
+// thing is what a route is about.
+type thing struct {
+	// whole: it concerns more than groups. Those who see only some groups have no business there.
+	whole bool
+	// group gives the id of the group that what {id} in the path names belongs to, with an error where there is no such
+	// thing. Nil: no part of the path names anything, the route keeps what it answers to the scope of whoever asks.
+	group func(ctx context.Context, svc api.Service, id string) (string, error)
+	// missing is the error of group where there is no such thing: what lies beyond the scope is not told apart.
+	missing func(id string) error
+}
+
+var (
+	// filtered: lists that the route itself keeps to the scope (Asked).
+	filtered = thing{}
+	// appliance: what belongs to no group, such as settings. Hosts are shared by groups and so belong to none.
+	appliance = thing{whole: true}
+	hosts     = thing{whole: true}
+
+	groups = thing{
+		group: func(ctx context.Context, svc api.Service, id string) (string, error) {
+			g, err := svc.GetGroup(ctx, id)
+			return g.ID, err
+		},
+		missing: func(id string) error {
+			return api.Errorf(api.CodeNotFound, "List the groups to see which there are.", "there is no group %q", id)
+		},
+	}
+	jobs = thing{
+		group: func(ctx context.Context, svc api.Service, id string) (string, error) {
+			j, err := svc.GetJob(ctx, id)
+			return j.Group, err
+		},
+		missing: func(id string) error { return api.Errorf(api.CodeNotFound, "", "there is no job %q", id) },
+	}
+)
+
+// guarded is a route with what it needs.
+type guarded struct {
+	need
+	action string // id of the operation
+}
+
+var pathParameter = regexp.MustCompile(`\{(\w+)\}`)
+
+// guard notes what a route needs; path is written as in the document. Routes beside the document must call it themselves.
+func (s *Server) guard(n need, method, path, action string) {
+	if n.thing.group != nil && !strings.Contains(path, "{id}") {
+		panic(path + " names nothing")
+	}
+	s.needs[method+" "+pathParameter.ReplaceAllString(path, ":$1")] = guarded{n, action}
+}
+
+// keyPrincipal is where the gate leaves who asks.
+const keyPrincipal = "principal"
+
+// Asked is part of the input of operations that must know who asks.
+type Asked struct {
+	By api.Principal `json:"-"`
+}
+
+// Resolve implements huma.Resolver.
+func (a *Asked) Resolve(ctx huma.Context) []error {
+	a.By = principal(humagin.Unwrap(ctx))
+	return nil
+}
+
+// principal gives who asks; the zero Principal, which has no role, is nobody.
+func principal(c *gin.Context) api.Principal {
+	p, _ := c.Value(keyPrincipal).(api.Principal)
+	return p
+}
+
+// gate lets through who may.
+func (s *Server) gate(c *gin.Context) {
+	route, known := s.needs[c.Request.Method+" "+c.FullPath()]
+	if !known && c.FullPath() != "" {
+		s.log.Error("a route has no need", "path", c.FullPath())
+		s.refuse(c, api.Errorf(api.CodeForbidden, "This is a bug.", "nobody may use this address"))
+		return
+	}
+	p, err := s.identify(c)
+	if err != nil && !route.anybody {
+		s.refuse(c, err)
+		return
+	}
+	c.Set(keyPrincipal, p)
+	if !route.anybody {
+		if err := s.allowed(c.Request.Context(), route.need, p, c.Param("id")); err != nil {
+			s.refuse(c, err)
+		}
+	}
+}
+
+func (s *Server) refuse(c *gin.Context, err error) {
+	p := s.problem(c.Request.Context(), err)
+	if p.Status == http.StatusUnauthorized {
+		c.Header("WWW-Authenticate", `Bearer realm="understudy"`)
+	}
+	c.Header("Content-Type", "application/problem+json")
+	c.AbortWithStatusJSON(p.Status, p)
+}
+
+// allowed decides whether p may use a route; id is what its path names.
+func (s *Server) allowed(ctx context.Context, n need, p api.Principal, id string) error {
+	if n.role != "" && !p.Role.Includes(n.role) {
+		return api.Errorf(api.CodeForbidden, "Ask an administrator of the appliance.", "this needs the role %s, and %s has %s", n.role, p.Name, p.Role)
+	}
+	if p.Scope == nil {
+		return nil
+	}
+	if n.thing.whole {
+		return api.Errorf(api.CodeForbidden, "Ask an administrator of the appliance.", "%s may only see some groups, and this concerns all", p.Name)
+	}
+	if n.thing.group == nil {
+		return nil
+	}
+	group, err := n.thing.group(ctx, s.svc, id)
+	if err == nil && !p.Scope.Has(group) || api.CodeOf(err) == api.CodeNotFound {
+		return n.thing.missing(id)
+	}
+	return err
+}
+
+// identify finds out who asks.
+func (s *Server) identify(c *gin.Context) (api.Principal, error) {
+	scheme, token, _ := strings.Cut(c.GetHeader("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") && s.isLocal(strings.TrimSpace(token)) {
+		return api.Principal{Name: "local", Role: api.RoleAdministrator, Method: api.MethodLocal}, nil
+	}
+	return api.Principal{}, api.Errorf(api.CodeUnauthorized, "Send a token as Authorization: Bearer, or sign in.", "nobody is signed in, or the token is wrong")
+}
+
+// isLocal compares digests, so that the time it takes tells neither content nor length of the token.
+func (s *Server) isLocal(token string) bool {
+	given, have := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.token))
+	return subtle.ConstantTimeCompare(given[:], have[:]) == 1 && s.token != ""
+}
+
+// within keeps what belongs to groups of the scope.
+func within[T any](scope api.Scope, all []T, group func(T) string) []T {
+	if scope == nil {
+		return all
+	}
+	kept := []T{}
+	for _, v := range all {
+		if scope.Has(group(v)) {
+			kept = append(kept, v)
+		}
+	}
+	return kept
+}
