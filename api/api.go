@@ -17,6 +17,7 @@ type Service interface {
 	Groups
 	Orders
 	Jobs
+	Recovery
 	System
 }
 

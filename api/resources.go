@@ -391,6 +391,9 @@ type Job struct {
 	Created  time.Time  `json:"created"`
 	Started  *time.Time `json:"started,omitempty"`
 	Ended    *time.Time `json:"ended,omitempty"`
+	// Timeline says when each step began and ended, in order, and afterwards each kind of undo.
+	Timeline []JobStep `json:"timeline" doc:"What was done when, undos included"`
+	Waiting  *Waiting  `json:"waiting,omitempty" doc:"The job waits for a person; see confirm-job"`
 	// Result holds figures of a job that ended, by name.
 	Result map[string]float64 `json:"result,omitempty"`
 }

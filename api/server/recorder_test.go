@@ -205,6 +205,10 @@ func (r *recorder) CancelJob(ctx context.Context, id string) (api.Job, error) {
 	return answerTo[api.Job](r, "CancelJob", id)
 }
 
+func (r *recorder) ConfirmJob(ctx context.Context, id string, c api.Confirmation) (api.Job, error) {
+	return answerTo[api.Job](r, "ConfirmJob", id, c)
+}
+
 func (r *recorder) Events(ctx context.Context, after uint64) (<-chan api.Event, error) {
 	_, err := answerTo[struct{}](r, "Events", after)
 	if r.events == nil {

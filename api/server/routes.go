@@ -52,6 +52,7 @@ func (s *Server) routes() {
 	s.groupRoutes()
 	s.orderRoutes()
 	s.jobRoutes()
+	s.recoveryRoutes()
 	s.eventRoute()
 	register(s, viewer.on(filtered), http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[api.About], error) { return answer(s.svc.About(ctx)) })

@@ -138,6 +138,8 @@ var commands = map[string][]string{
 	"jobs-show-json":         {"jobs", "show", "j1", "--json"},
 	"jobs-watch":             {"jobs", "watch", "j1"},
 	"jobs-cancel":            {"jobs", "cancel", "j1"},
+	"jobs-confirm":           {"jobs", "confirm", "j1", "--prompt", "1-before-1", "--note", "done by Ada"},
+	"jobs-confirm-nothing":   {"jobs", "confirm", "j1"},
 	"test-start":             {"test", "start", "web", "--point", "p2"},
 	"test-start-no-wait":     {"test", "start", "web", "--no-wait"},
 	"test-end":               {"test", "end", "web"},

@@ -106,7 +106,7 @@ func splitGroup() api.Group {
 }
 
 func someJob(state api.JobState) api.Job {
-	j := api.Job{ID: "j1", Kind: "cycle", Group: "g1", State: state, Steps: []string{"checkpoint", "copy", "commit"}, Created: *ago(5 * time.Second)}
+	j := api.Job{ID: "j1", Kind: "cycle", Group: "g1", State: state, Steps: []string{"checkpoint", "copy", "commit"}, Created: *ago(5 * time.Second), Timeline: []api.JobStep{}}
 	if state != api.JobQueued {
 		j.Started, j.Step = ago(4*time.Second), "copy"
 		j.Progress = api.Progress{Done: 3 << 20, Total: 1 << 30}
@@ -272,6 +272,16 @@ func (f *appliance) ListJobs(_ context.Context, group string, limit int) ([]api.
 
 func (f *appliance) GetJob(_ context.Context, id string) (api.Job, error) {
 	return f.job, f.check(id)
+}
+
+func (f *appliance) ConfirmJob(_ context.Context, id string, c api.Confirmation) (api.Job, error) {
+	if err := f.check(id); err != nil {
+		return api.Job{}, err
+	}
+	f.note("confirm %s %s %q", id, c.Prompt, c.Note)
+	j := someJob(api.JobRunning)
+	j.Waiting = nil
+	return j, nil
 }
 
 func (f *appliance) CancelJob(_ context.Context, id string) (api.Job, error) {

@@ -40,7 +40,7 @@ func (a *app) jobs() *cobra.Command {
 				return err
 			}
 			return a.showJob(job)
-		}))
+		}), a.jobConfirm())
 }
 
 func (a *app) jobList() *cobra.Command {
@@ -79,7 +79,7 @@ func (a *app) showJob(j api.Job) error {
 	return a.show(j, func(w io.Writer) {
 		pairs := []string{"job", j.ID, "kind", j.Kind, "group", j.Group, "state", string(j.State), "step", j.Step,
 			"steps", strings.Join(j.Steps, ", "), "progress", progressText(j.Progress), "took", a.took(j),
-			"error", j.Error, "hint", j.Hint}
+			"waiting", waitingText(j), "error", j.Error, "hint", j.Hint}
 		for _, name := range slices.Sorted(maps.Keys(j.Result)) {
 			pairs = append(pairs, name, strconv.FormatFloat(j.Result[name], 'f', -1, 64))
 		}

@@ -40,7 +40,7 @@ type lines struct {
 }
 
 func (l *lines) update(j api.Job) {
-	if j.State == l.last.State && j.Step == l.last.Step {
+	if j.State == l.last.State && j.Step == l.last.Step && waitingText(j) == waitingText(l.last) {
 		return
 	}
 	l.last = j
@@ -55,7 +55,11 @@ func headline(j api.Job) string {
 	text := fmt.Sprintf("%s %s", j.Kind, j.State)
 	for i, step := range j.Steps {
 		if step == j.Step {
-			return fmt.Sprintf("%s: %s (%d/%d)", text, step, i+1, len(j.Steps))
+			text = fmt.Sprintf("%s: %s (%d/%d)", text, step, i+1, len(j.Steps))
+			if j.Waiting != nil {
+				text += ": waits " + waitingText(j) + "; see \"understudy jobs confirm\""
+			}
+			return text
 		}
 	}
 	if j.Step != "" {

@@ -30,6 +30,8 @@ type record struct {
 	Cancel bool `json:"cancel,omitempty"`
 	// Forgiven: past a point of no return, nothing to undo since.
 	Forgiven bool `json:"forgiven,omitempty"`
+	// Confirmed are the answers of people, by prompt.
+	Confirmed map[string]api.Confirmation `json:"confirmed,omitempty"`
 	// Failure is set as soon as the job cannot succeed any more.
 	Failure *failure `json:"failure,omitempty"`
 }
@@ -114,6 +116,7 @@ func (f *failure) state() api.JobState {
 func (r record) clone() record {
 	r.Job = view(r.Job)
 	r.Undos = slices.Clone(r.Undos)
+	r.Confirmed = maps.Clone(r.Confirmed)
 	if r.Failure != nil {
 		f := *r.Failure
 		f.Undone = slices.Clone(f.Undone)
@@ -126,6 +129,7 @@ func (r record) clone() record {
 func view(j api.Job) api.Job {
 	j.Steps = slices.Clone(j.Steps)
 	j.Result = maps.Clone(j.Result)
+	j.Timeline = append([]api.JobStep{}, j.Timeline...)
 	return j
 }
 

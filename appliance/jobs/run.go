@@ -31,6 +31,7 @@ type Run struct {
 	active    bool                    // its goroutine was started
 	interrupt context.CancelCauseFunc // of the step at work, or nil
 	told      time.Time               // when progress was published last
+	answered  chan struct{}           // closed by Confirm while Ask waits, else nil
 }
 
 func newRun(runner *Runner, rec record) *Run {

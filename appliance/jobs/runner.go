@@ -236,6 +236,16 @@ func (r *Runner) Cancel(id string) (api.Job, error) {
 	return run.cancel()
 }
 
+// Confirm answers the job that waits for a person, see Run.Ask. It returns as soon as that is durable. Answering the same
+// prompt again is success; CodeConflict when the job does not wait for it.
+func (r *Runner) Confirm(id string, c api.Confirmation) (api.Job, error) {
+	run, err := r.find(id)
+	if err != nil {
+		return api.Job{}, err
+	}
+	return run.confirm(c)
+}
+
 // Get gives a job; CodeNotFound.
 func (r *Runner) Get(id string) (api.Job, error) {
 	run, err := r.find(id)

@@ -36,6 +36,7 @@ func (r *Run) begin() bool {
 	return r.persist("start", true, func(rec *record) {
 		now := r.after(rec.Job.Created)
 		rec.Job.State, rec.Job.Started = api.JobRunning, &now
+		rec.enter(now, rec.Job.Step)
 	})
 }
 
@@ -60,7 +61,7 @@ func (r *Run) forward() bool {
 		}
 		switch {
 		case err == nil:
-			if !r.persist("step", true, func(rec *record) { rec.advance() }) {
+			if !r.persist("step", true, func(rec *record) { rec.advance(r.now()) }) {
 				return false
 			}
 		case errors.Is(err, errStop):
@@ -75,11 +76,13 @@ func (r *Run) forward() bool {
 	}
 }
 
-func (rec *record) advance() {
+func (rec *record) advance(now time.Time) {
 	rec.Next++
+	rec.leave(now)
 	rec.Job.Progress = api.Progress{}
 	if rec.Job.Step = ""; rec.Next < len(rec.Job.Steps) {
 		rec.Job.Step = rec.Job.Steps[rec.Next]
+		rec.enter(now, rec.Job.Step)
 	} else {
 		rec.Cancel = false // it came too late
 	}
@@ -134,6 +137,8 @@ func (r *Run) fail(err error) bool {
 		rec.Job.State = api.JobUndoing
 		rec.Job.Progress = api.Progress{}
 		rec.Job.Error, rec.Job.Hint = f.Message, f.Hint
+		rec.Job.Waiting = nil
+		rec.enterUndo(r.now())
 	})
 }
 
@@ -151,6 +156,7 @@ func (r *Run) undoAll() bool {
 		}
 		ok := r.persist("undone", false, func(rec *record) {
 			rec.Undos = rec.Undos[:len(rec.Undos)-1]
+			rec.enterUndo(r.now())
 			if err != nil {
 				rec.Failure.Undone = append(rec.Failure.Undone, fmt.Sprintf("%s %s: %v", u.Name, u.Arg, err))
 			}
@@ -236,7 +242,8 @@ func (r *Run) end() {
 				rec.Job.Step = rec.Job.Steps[rec.Next] // where it ended
 			}
 		}
-		rec.State, rec.Undos, rec.Locks = nil, nil, nil
+		rec.leave(now)
+		rec.State, rec.Undos, rec.Locks, rec.Confirmed = nil, nil, nil, nil
 	})
 	if !ok {
 		return

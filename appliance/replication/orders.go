@@ -325,3 +325,11 @@ func (e *Engine) CancelJob(_ context.Context, id string) (api.Job, error) { retu
 func (e *Engine) Events(ctx context.Context, after uint64) (<-chan api.Event, error) {
 	return e.Bus.Subscribe(ctx, after)
 }
+
+// ConfirmJob lets a job go on that waits for a person.
+func (e *Engine) ConfirmJob(_ context.Context, id string, c api.Confirmation) (api.Job, error) {
+	if err := c.Validate(); err != nil {
+		return api.Job{}, err
+	}
+	return e.runner.Confirm(id, c)
+}
