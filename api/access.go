@@ -49,12 +49,6 @@ type Principal struct {
 	Credential string
 }
 
-// Page is a part of a list that grows.
-type Page[T any] struct {
-	Items []T `json:"items"`
-	Total int `json:"total" doc:"How many there are in all, with these filters"`
-}
-
 // Users are the people who may sign in.
 type Users interface {
 	ListUsers(ctx context.Context) ([]User, error)

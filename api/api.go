@@ -38,7 +38,7 @@ type Hosts interface {
 type Groups interface {
 	// CreateGroup validates against both hosts and starts the first mirror.
 	CreateGroup(ctx context.Context, spec GroupSpec) (Group, error)
-	ListGroups(ctx context.Context) ([]Group, error)
+	ListGroups(ctx context.Context, q GroupQuery) (Page[Group], error)
 	GetGroup(ctx context.Context, id string) (Group, error)
 	// UpdatePolicy changes the policy; revision must be the one that was read (CodeStale).
 	UpdatePolicy(ctx context.Context, id string, revision int64, p Policy) (Group, error)
@@ -79,8 +79,8 @@ type Orders interface {
 
 // Jobs are everything that takes time, and the events of everything that happens.
 type Jobs interface {
-	// ListJobs gives the newest first; group "" means all.
-	ListJobs(ctx context.Context, group string, limit int) ([]Job, error)
+	// ListJobs gives the newest first.
+	ListJobs(ctx context.Context, q JobQuery) (Page[Job], error)
 	GetJob(ctx context.Context, id string) (Job, error)
 	// CancelJob asks a job to stop and undo; it returns at once.
 	CancelJob(ctx context.Context, id string) (Job, error)

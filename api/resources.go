@@ -196,8 +196,14 @@ type Group struct {
 	Paused   bool          `json:"paused"`
 	Members  []GroupMember `json:"members"`
 	RPO      RPOStatus     `json:"rpo"`
-	Points   int           `json:"points"`
-	Test     *TestReport   `json:"test,omitempty" doc:"The running test, or the last one"`
+	Health   Health        `json:"health" enum:"met,at-risk,missed,off"`
+	// HealthReason says why it is not met.
+	HealthReason string      `json:"healthReason,omitempty"`
+	Points       int         `json:"points"`
+	Test         *TestReport `json:"test,omitempty" doc:"The running test, or the last one"`
+	// Tested is when the last test that passed ended.
+	Tested        *time.Time `json:"tested,omitempty" doc:"End of the last test that passed"`
+	TestFreshness Freshness  `json:"testFreshness" enum:"fresh,stale,never,failed" doc:"fresh: one passed in the last 90 days"`
 	// Verification compares replicas and sources on order or by schedule (Policy.VerifyEverySeconds).
 	Verification *Verification `json:"verification,omitempty" doc:"The running verification, or the last one"`
 	Alerts       []Alert       `json:"alerts,omitempty" doc:"What is wrong now and needs a person"`
@@ -210,7 +216,7 @@ type Group struct {
 // Alert is something that is wrong now and needs a person. It is there while it is true; its beginning and its end are
 // events of kind alert.
 type Alert struct {
-	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray"`
+	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,rpo-missed,cycle-failing,host-down,storage-low"`
 	Since   time.Time `json:"since"`
 	Message string    `json:"message"`
 	Hint    string    `json:"hint,omitempty" doc:"What to do about it"`
@@ -227,6 +233,14 @@ const (
 	AlertDiverged = "diverged"
 	// AlertStray: a replica runs that nobody ordered to, beside production.
 	AlertStray = "stray"
+	// AlertRPOMissed: the newest point is older than the policy's target.
+	AlertRPOMissed = "rpo-missed"
+	// AlertCycleFailing: several cycles failed in a row.
+	AlertCycleFailing = "cycle-failing"
+	// AlertHostDown: a host does not answer.
+	AlertHostDown = "host-down"
+	// AlertStorageLow: a storage in which replicas are is nearly full.
+	AlertStorageLow = "storage-low"
 )
 
 // Verification is the record of comparing the replicas of a group with their sources, block by block and in full.
@@ -413,6 +427,9 @@ type Event struct {
 	Action  string `json:"action" enum:"created,updated,deleted,progress"`
 	Subject string `json:"subject" doc:"Id of what changed"`
 	Group   string `json:"group,omitempty"`
+	Host    string `json:"host,omitempty" doc:"Id of the host that an alert is about"`
 	Message string `json:"message,omitempty"`
 	Job     *Job   `json:"job,omitempty"`
+	// Alert is the one that begins, changes or ends, in events of kind alert.
+	Alert *ActiveAlert `json:"alert,omitempty"`
 }

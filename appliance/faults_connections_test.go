@@ -165,12 +165,12 @@ func TestExpiredCertificate(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "tls", "cert.pem"), certPEM, 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "tls", "key.pem"), keyPEM, 0o600))
 	d := newDaemonIn(t, dir)
-	_, err = d.ListGroups(t.Context())
+	_, err = d.ListGroups(t.Context(), api.GroupQuery{})
 	require.NoError(t, err)
 }
 
 func isUntrusted(t *testing.T, c *client.Client, message, hint string) {
-	_, err := c.ListGroups(t.Context())
+	_, err := c.ListGroups(t.Context(), api.GroupQuery{})
 	require.ErrorIs(t, err, client.ErrUnreachable)
 	require.ErrorContains(t, err, message)
 	var e *api.Error

@@ -225,10 +225,10 @@ func (s *stage) recovers(after api.Job) {
 
 // newest is the group's newest job.
 func (s *stage) newest() api.Job {
-	list, err := s.d.ListJobs(s.ctx, faultGroup, 1)
+	list, err := s.d.ListJobs(s.ctx, api.JobQuery{Group: faultGroup, Paging: api.Paging{Limit: 1}})
 	require.NoError(s.t, err)
-	require.Len(s.t, list, 1)
-	return list[0]
+	require.Len(s.t, list.Items, 1)
+	return list.Items[0]
 }
 
 // reaches waits for a moment of a job that must come before its end.

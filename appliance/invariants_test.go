@@ -45,7 +45,7 @@ func (v *victim) promised() {
 	for _, h := range call(v, func(ctx context.Context) ([]api.Host, error) { return v.ListHosts(ctx) }) {
 		there["host "+h.Name] = true
 	}
-	for _, j := range call(v, func(ctx context.Context) ([]api.Job, error) { return v.ListJobs(ctx, "", 0) }) {
+	for _, j := range call(v, func(ctx context.Context) ([]api.Job, error) { return v.AllJobs(ctx, api.JobQuery{}) }) {
 		there["job "+j.ID] = true
 	}
 	if g != nil {
@@ -86,7 +86,7 @@ func samePoint(a, b api.Point) bool { return a.ID == b.ID }
 func (v *victim) look() (*api.Group, []api.Point) {
 	v.t.Helper()
 	for {
-		groups := call(v, func(ctx context.Context) ([]api.Group, error) { return v.ListGroups(ctx) })
+		groups := call(v, func(ctx context.Context) ([]api.Group, error) { return v.AllGroups(ctx, api.GroupQuery{}) })
 		if len(groups) == 0 {
 			return nil, nil
 		}

@@ -91,14 +91,14 @@ func create(v *victim) (api.Job, error) {
 		return api.Job{}, err
 	}
 	v.acknowledged("group " + g.ID)
-	list, err := v.ListJobs(v.t.Context(), g.ID, 1)
-	if err == nil && len(list) == 0 {
+	list, err := v.ListJobs(v.t.Context(), api.JobQuery{Group: g.ID, Paging: api.Paging{Limit: 1}})
+	if err == nil && len(list.Items) == 0 {
 		err = fmt.Errorf("no mirror of group %s", g.ID)
 	}
 	if err != nil {
 		return api.Job{}, err
 	}
-	return list[0], nil
+	return list.Items[0], nil
 }
 
 func dropOldest(v *victim) (api.Job, error) {

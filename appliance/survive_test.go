@@ -91,12 +91,12 @@ func (d *daemon) mirrored(t *testing.T, spec api.GroupSpec) api.Group {
 		if err != nil {
 			return api.Job{}, err
 		}
-		list, err := d.ListJobs(t.Context(), g.ID, 1)
+		list, err := d.ListJobs(t.Context(), api.JobQuery{Group: g.ID, Paging: api.Paging{Limit: 1}})
 		if err != nil {
 			return api.Job{}, err
 		}
-		require.Len(t, list, 1)
-		return list[0], nil
+		require.Len(t, list.Items, 1)
+		return list.Items[0], nil
 	}, copying("copy"))
 	g, err := d.GetGroup(t.Context(), spec.Name)
 	require.NoError(t, err)

@@ -207,7 +207,9 @@ func call[T any](v *victim, ask func(ctx context.Context) (T, error)) T {
 func (v *victim) play(o order, pick func(moment) bool) (api.Job, []moment) {
 	v.t.Helper()
 	var last string
-	for _, j := range call(v, func(ctx context.Context) ([]api.Job, error) { return v.ListJobs(ctx, "", 1) }) {
+	for _, j := range call(v, func(ctx context.Context) (api.Page[api.Job], error) {
+		return v.ListJobs(ctx, api.JobQuery{Paging: api.Paging{Limit: 1}})
+	}).Items {
 		last = j.ID
 	}
 	v.world.begin(o)
@@ -240,7 +242,7 @@ func (v *victim) judge(o order, pick func(moment) bool) func(moment) bool {
 }
 
 func (v *victim) cancel(o order) {
-	list, err := v.ListJobs(v.t.Context(), "", 0)
+	list, err := v.AllJobs(v.t.Context(), api.JobQuery{})
 	for _, j := range list {
 		if j.Kind == o.kind && !j.State.Ended() {
 			_, err = v.CancelJob(v.t.Context(), j.ID)
@@ -273,12 +275,12 @@ func (v *victim) ordered(o order, last string) string {
 // accepted finds the job of an order that was not answered.
 func (v *victim) accepted(o order, last string) string {
 	for {
-		for _, j := range call(v, func(ctx context.Context) ([]api.Job, error) { return v.ListJobs(ctx, "", 0) }) {
+		for _, j := range call(v, func(ctx context.Context) ([]api.Job, error) { return v.AllJobs(ctx, api.JobQuery{}) }) {
 			if j.Kind == o.kind && j.ID > last {
 				return j.ID
 			}
 		}
-		groups := call(v, func(ctx context.Context) ([]api.Group, error) { return v.ListGroups(ctx) })
+		groups := call(v, func(ctx context.Context) ([]api.Group, error) { return v.AllGroups(ctx, api.GroupQuery{}) })
 		if o.kind != "mirror" || len(groups) == 0 {
 			return ""
 		}

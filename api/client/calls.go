@@ -57,11 +57,6 @@ func (c *Client) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group
 	return post[api.Group](ctx, c, path("groups"), spec)
 }
 
-// ListGroups implements api.Groups.
-func (c *Client) ListGroups(ctx context.Context) ([]api.Group, error) {
-	return get[[]api.Group](ctx, c, path("groups"))
-}
-
 // GetGroup implements api.Groups.
 func (c *Client) GetGroup(ctx context.Context, id string) (api.Group, error) {
 	return get[api.Group](ctx, c, path("groups", id))
@@ -156,18 +151,6 @@ func (c *Client) Reprotect(ctx context.Context, group string) (api.Job, error) {
 // Failback implements api.Orders.
 func (c *Client) Failback(ctx context.Context, group string) (api.Job, error) {
 	return order[api.Job](ctx, c, group, "failback", nil)
-}
-
-// ListJobs implements api.Jobs; a limit of 0 means the server's own.
-func (c *Client) ListJobs(ctx context.Context, group string, limit int) ([]api.Job, error) {
-	q := url.Values{}
-	if group != "" {
-		q.Set("group", group)
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	return call[[]api.Job](ctx, c, request{method: http.MethodGet, path: path("jobs"), query: q})
 }
 
 // GetJob implements api.Jobs.

@@ -178,17 +178,3 @@ func (s *Server) isLocal(token string) bool {
 	given, have := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.token))
 	return subtle.ConstantTimeCompare(given[:], have[:]) == 1 && s.token != ""
 }
-
-// within keeps what belongs to groups of the scope.
-func within[T any](scope api.Scope, all []T, group func(T) string) []T {
-	if scope == nil {
-		return all
-	}
-	kept := []T{}
-	for _, v := range all {
-		if scope.Has(group(v)) {
-			kept = append(kept, v)
-		}
-	}
-	return kept
-}

@@ -148,9 +148,9 @@ func (s *Server) groupRoutes() {
 			return &created[api.Group]{Location: prefix + "/groups/" + url.PathEscape(g.ID), Body: g}, err
 		})
 	register(s, viewer.on(filtered), http.MethodGet, "/groups", "list-groups", "List the groups", http.StatusOK,
-		func(ctx context.Context, in *Asked) (*body[[]api.Group], error) {
-			all, err := s.svc.ListGroups(ctx)
-			return list(within(in.By.Scope, all, func(g api.Group) string { return g.ID }), err)
+		func(ctx context.Context, in *groupQuery) (*body[api.Page[api.Group]], error) {
+			in.Scope = in.By.Scope
+			return page(s.svc.ListGroups(ctx, in.GroupQuery))
 		})
 	register(s, viewer.on(groups), http.MethodGet, "/groups/{id}", "get-group", "Show a group", http.StatusOK,
 		func(ctx context.Context, in *OfGroup) (*revised, error) { return group(s.svc.GetGroup(ctx, in.ID)) })
@@ -222,15 +222,10 @@ func (s *Server) orderRoutes() {
 }
 
 func (s *Server) jobRoutes() {
-	type query struct {
-		Asked
-		Group string `query:"group" maxLength:"128" doc:"Id or name of a group; empty means all"`
-		Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"The newest so many"`
-	}
 	register(s, viewer.on(filtered), http.MethodGet, "/jobs", "list-jobs", "List jobs, newest first", http.StatusOK,
-		func(ctx context.Context, in *query) (*body[[]api.Job], error) {
-			all, err := s.svc.ListJobs(ctx, in.Group, in.Limit)
-			return list(within(in.By.Scope, all, func(j api.Job) string { return j.Group }), err)
+		func(ctx context.Context, in *jobQuery) (*body[api.Page[api.Job]], error) {
+			in.Scope = in.By.Scope
+			return page(s.svc.ListJobs(ctx, in.JobQuery))
 		})
 	register(s, viewer.on(jobs), http.MethodGet, "/jobs/{id}", "get-job", "Show a job", http.StatusOK,
 		func(ctx context.Context, in *OfJob) (*body[api.Job], error) { return answer(s.svc.GetJob(ctx, in.ID)) })

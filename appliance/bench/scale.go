@@ -160,7 +160,7 @@ func (a *appliance) protect(ctx context.Context) ([]api.Group, error) {
 		return nil, err
 	}
 	for {
-		groups, err := a.client.ListGroups(ctx)
+		groups, err := a.client.AllGroups(ctx, api.GroupQuery{})
 		if err != nil {
 			return nil, err
 		}

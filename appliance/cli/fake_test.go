@@ -80,6 +80,7 @@ func someGroup() api.Group {
 		ID: "g1", Revision: 7, State: api.StateProtected, Points: 2, Created: *ago(49 * time.Hour),
 		Members: []api.GroupMember{{Name: "db1", SourceVM: "u1", TargetVM: "u3"}, {Name: "web1", SourceVM: "u2", Problem: "no replica yet"}},
 		RPO:     api.RPOStatus{AgeSeconds: 12, NewestTaken: taken, WorstSeconds: 75},
+		Health:  api.HealthMissed, HealthReason: "the newest point is older than 10s", Tested: ago(time.Hour), TestFreshness: api.TestFresh,
 		Test: &api.TestReport{ID: "t1", Point: "p2", State: "passed", Started: *ago(time.Hour), Seconds: 41.25, Machines: []api.TestMachine{
 			{Name: "db1", Network: "understudy-test", Checks: []api.CheckResult{
 				{Kind: "running", Passed: true, Seconds: 1}, {Kind: "http", Passed: false, Message: "connection refused", Seconds: 300}}},
@@ -167,12 +168,12 @@ func (f *appliance) CreateGroup(_ context.Context, spec api.GroupSpec) (api.Grou
 	return g, f.err
 }
 
-func (f *appliance) ListGroups(context.Context) ([]api.Group, error) {
+func (f *appliance) ListGroups(_ context.Context, q api.GroupQuery) (api.Page[api.Group], error) {
 	fresh := someGroup()
 	fresh.Name, fresh.State, fresh.RPO, fresh.Points = "mail", api.StateMirroring, api.RPOStatus{}, 0
 	fresh.Reversed, fresh.Paused, fresh.Problem = true, true, "host kvm2 cannot be reached"
 	split := splitGroup()
-	return []api.Group{f.group, fresh, split}, f.err
+	return api.PageOf([]api.Group{f.group, fresh, split}, q.Paging), f.err
 }
 
 func (f *appliance) GetGroup(_ context.Context, id string) (api.Group, error) {
@@ -263,11 +264,11 @@ func (f *appliance) Failback(_ context.Context, group string) (api.Job, error) {
 	return f.order("failback", group)
 }
 
-func (f *appliance) ListJobs(_ context.Context, group string, limit int) ([]api.Job, error) {
-	f.note("list jobs %q %d", group, limit)
+func (f *appliance) ListJobs(_ context.Context, q api.JobQuery) (api.Page[api.Job], error) {
+	f.note("list jobs %q %d", q.Group, q.Limit)
 	failed := someJob(api.JobFailed)
 	failed.Error = "no space left"
-	return []api.Job{someJob(api.JobRunning), failed, someJob(api.JobQueued)}, f.err
+	return api.PageOf([]api.Job{someJob(api.JobRunning), failed, someJob(api.JobQueued)}, q.Paging), f.err
 }
 
 func (f *appliance) GetJob(_ context.Context, id string) (api.Job, error) {

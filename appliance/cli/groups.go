@@ -18,7 +18,7 @@ import (
 func (a *app) groups() *cobra.Command {
 	return family("groups", "Protect machines", a.groupCreate(),
 		a.command("list", "List the groups", 0, func(ctx context.Context, c *client.Client, _ []string) error {
-			groups, err := c.ListGroups(ctx)
+			groups, err := c.AllGroups(ctx, api.GroupQuery{})
 			if err != nil {
 				return err
 			}

@@ -47,10 +47,11 @@ func (a *app) jobList() *cobra.Command {
 	var group string
 	var limit int
 	cmd := a.command("list", "List jobs, newest first", 0, func(ctx context.Context, c *client.Client, _ []string) error {
-		jobs, err := c.ListJobs(ctx, group, limit)
+		page, err := c.ListJobs(ctx, api.JobQuery{Group: group, Paging: api.Paging{Limit: limit}})
 		if err != nil {
 			return err
 		}
+		jobs := page.Items
 		return a.show(jobs, func(w io.Writer) {
 			t := newTable(w, "JOB", "KIND", "GROUP", "STATE", "STEP", "AGE", "TOOK", "ERROR")
 			for _, j := range jobs {

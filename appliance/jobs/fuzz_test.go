@@ -47,9 +47,9 @@ func FuzzRecord(f *testing.F) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		list, err := b.List("", 10)
+		list, err := b.Find("", api.Paging{Limit: 10}, nil)
 		require.NoError(t, err)
-		for _, j := range list {
+		for _, j := range list.Items {
 			ended, err := b.Wait(ctx, "j")
 			require.NoError(t, err, "%+v", j)
 			require.True(t, ended.State.Ended(), "%+v", ended)

@@ -255,21 +255,28 @@ func (r *Runner) Get(id string) (api.Job, error) {
 	return run.view(), nil
 }
 
-// List gives at most limit jobs (0: all) of the group ("": of all groups), newest first.
-func (r *Runner) List(group string, limit int) ([]api.Job, error) {
+// Find gives a page of the jobs of the group ("": of all groups) that fit (nil: all), newest first. fits must not
+// change the job.
+func (r *Runner) Find(group string, p api.Paging, fits func(*api.Job) bool) (api.Page[api.Job], error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if err := r.load(); err != nil {
-		return nil, err
+		r.mu.Unlock()
+		return api.Page[api.Job]{}, err
 	}
-	jobs := []api.Job{}
-	for _, run := range slices.Backward(r.index.of(group)) {
-		if limit > 0 && len(jobs) == limit {
-			break
+	all := slices.Clone(r.index.of(group))
+	r.mu.Unlock()
+	found := make([]*Run, 0, len(all))
+	for _, run := range slices.Backward(all) {
+		if fits == nil || fits(run.shown.Load()) {
+			found = append(found, run)
 		}
-		jobs = append(jobs, run.view())
 	}
-	return jobs, nil
+	from, to := p.Cut(len(found))
+	page := api.Page[api.Job]{Items: []api.Job{}, Total: len(found)}
+	for _, run := range found[from:to] {
+		page.Items = append(page.Items, run.view())
+	}
+	return page, nil
 }
 
 // Unfinished gives the jobs of a group that have not ended, newest first. The history is short, see forget.

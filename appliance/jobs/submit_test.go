@@ -87,9 +87,9 @@ func TestSubmitThatCannotBeKept(t *testing.T) {
 	_, err := b.Submit(t.Context(), "k", "g1", nil, "g1")
 	require.ErrorIs(t, err, errBroken)
 	st.fail = nil
-	list, err := b.List("", 0)
+	list, err := b.Find("", api.Paging{}, nil)
 	require.NoError(t, err)
-	require.Empty(t, list)
+	require.Empty(t, list.Items)
 	st.fail = func(string) error { panic("oops") }
 	require.Panics(t, func() { _, _ = b.Submit(t.Context(), "k", "g1", nil, "g1") })
 	st.fail = nil

@@ -193,6 +193,9 @@ func (e *Engine) load() error {
 			g.Members[i].Stopped = g.Members[i].Stopped || g.Stopped
 		}
 		g.Stopped = false
+		if t := g.Test; g.Tested.IsZero() && t != nil && t.State == "passed" && t.Ended != nil { // likewise
+			g.Tested = *t.Ended
+		}
 		e.groups[g.ID] = g
 		return nil
 	}); err != nil {

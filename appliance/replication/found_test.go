@@ -19,9 +19,9 @@ import (
 
 // cancelled cancels what the group works on.
 func (w *world) cancelled() {
-	jobs, err := w.engine.ListJobs(w.t.Context(), "shop", 1)
+	jobs, err := w.engine.ListJobs(w.t.Context(), api.JobQuery{Group: "shop", Paging: api.Paging{Limit: 1}})
 	if err == nil {
-		_, err = w.engine.CancelJob(w.t.Context(), jobs[0].ID)
+		_, err = w.engine.CancelJob(w.t.Context(), jobs.Items[0].ID)
 	}
 	if err != nil {
 		panic(err)

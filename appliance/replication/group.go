@@ -33,6 +33,8 @@ type group struct {
 
 	Test    *api.TestReport
 	TestRun string // run id of a test that is up, else empty
+	// Tested is when the last test ended that passed.
+	Tested time.Time
 
 	Worst    float64 // largest RPO age seen, seconds
 	Problem  string
@@ -170,6 +172,10 @@ func (g *group) view(now time.Time, job string) api.Group {
 		newest = g.Points[n-1].Taken
 	}
 	v.RPO = protection.RPO(g.Spec.Policy, newest, g.Worst, now)
+	v.Health, v.HealthReason = g.health(now)
+	if v.TestFreshness = protection.TestFreshness(g.Test, g.Tested, now); !g.Tested.IsZero() {
+		v.Tested = &g.Tested
+	}
 	return v
 }
 

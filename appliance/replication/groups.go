@@ -22,7 +22,11 @@ func (e *Engine) group(ref string) (group, error) {
 			return g.clone(), nil
 		}
 	}
-	return group{}, api.Errorf(api.CodeNotFound, "List the groups to see which there are.", "there is no group %q", ref)
+	return group{}, noGroup(ref)
+}
+
+func noGroup(ref string) error {
+	return api.Errorf(api.CodeNotFound, "List the groups to see which there are.", "there is no group %q", ref)
 }
 
 // snapshotGroups gives all groups by name, for reading only: a group is never changed in place.
@@ -91,15 +95,6 @@ func (e *Engine) working(id string) string {
 		return ""
 	}
 	return list[0].ID
-}
-
-// ListGroups gives all groups by name.
-func (e *Engine) ListGroups(context.Context) ([]api.Group, error) {
-	out := []api.Group{}
-	for _, g := range e.snapshotGroups() {
-		out = append(out, e.viewOf(g))
-	}
-	return out, nil
 }
 
 // GetGroup gives one group by id or name.

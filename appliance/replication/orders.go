@@ -303,18 +303,6 @@ func (e *Engine) dropPointKind() jobs.Kind {
 	}}
 }
 
-// ListJobs gives the newest first.
-func (e *Engine) ListJobs(_ context.Context, ref string, limit int) ([]api.Job, error) {
-	if ref != "" {
-		g, err := e.group(ref)
-		if err != nil {
-			return nil, err
-		}
-		ref = g.ID
-	}
-	return e.runner.List(ref, limit)
-}
-
 // GetJob gives one job.
 func (e *Engine) GetJob(_ context.Context, id string) (api.Job, error) { return e.runner.Get(id) }
 

@@ -33,8 +33,7 @@ func TestOrderMeetsACycleThatIsBeingSubmitted(t *testing.T) {
 		synctest.Wait()
 		w.done(failover, err)
 		require.Equal(t, api.StateFailedOver, w.group("shop").State)
-		jobs, err := w.engine.ListJobs(t.Context(), "shop", 2)
-		require.NoError(t, err)
+		jobs := w.jobs("shop", 2)
 		require.Equal(t, api.JobCancelled, jobs[1].State)
 	})
 }

@@ -59,9 +59,9 @@ func TestRefusedGroups(t *testing.T) {
 			after, err := w.away.Connect("observer").VMs(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, len(before), len(after), "nothing was made")
-			groups, err := w.engine.ListGroups(t.Context())
+			groups, err := w.engine.ListGroups(t.Context(), api.GroupQuery{})
 			require.NoError(t, err)
-			require.Len(t, groups, 1)
+			require.Len(t, groups.Items, 1)
 		})
 	}
 	// What was refused left nothing in the way: the same machine can be protected.

@@ -74,8 +74,8 @@ func cycleScenarios() map[string]scenario {
 				if _, err := w.engine.CreateGroup(ctx, p); err != nil {
 					return api.Job{}, err
 				}
-				list, err := w.engine.ListJobs(ctx, "", 1)
-				return list[0], err
+				list, err := w.engine.ListJobs(ctx, api.JobQuery{Paging: api.Paging{Limit: 1}})
+				return list.Items[0], err
 			}},
 		"cycle": {kind: "cycle", state: api.StateProtected, after: same, before: written,
 			order: func(w *world, ctx context.Context) (api.Job, error) { return w.engine.SyncNow(ctx, "shop") }},

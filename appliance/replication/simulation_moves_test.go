@@ -226,7 +226,9 @@ func (s *simulation) restart() {
 
 // unheard finds the jobs whose end the appliance wrote down, and died before it told.
 func (s *simulation) unheard() {
-	jobs, err := s.engine.ListJobs(s.t.Context(), "", 0)
+	jobs, err := api.All(func(p api.Paging) (api.Page[api.Job], error) {
+		return s.engine.ListJobs(s.t.Context(), api.JobQuery{Paging: p})
+	})
 	require.NoError(s.t, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()

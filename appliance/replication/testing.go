@@ -198,8 +198,8 @@ func (e *Engine) closeReport(t *task, problem string) error {
 		if g.Test.Problem == "" {
 			g.Test.Problem = problem
 		}
-		if g.Test.State = "passed"; g.Test.Problem != "" {
-			g.Test.State = "failed"
+		if g.Test.State = "failed"; g.Test.Problem == "" {
+			g.Test.State, g.Tested = "passed", now
 		}
 		return nil
 	})

@@ -210,11 +210,17 @@ func (w *world) protect(s api.GroupSpec) api.Group {
 // settle waits until no job of the group is at work.
 func (w *world) settle(group string) {
 	w.t.Helper()
-	list, err := w.engine.ListJobs(w.t.Context(), group, 100)
-	require.NoError(w.t, err)
-	for _, j := range list {
+	for _, j := range w.jobs(group, 100) {
 		w.wait(j.ID)
 	}
+}
+
+// jobs are the newest of a group.
+func (w *world) jobs(group string, limit int) []api.Job {
+	w.t.Helper()
+	page, err := w.engine.ListJobs(w.t.Context(), api.JobQuery{Group: group, Paging: api.Paging{Limit: limit}})
+	require.NoError(w.t, err)
+	return page.Items
 }
 
 func (w *world) wait(job string) api.Job {

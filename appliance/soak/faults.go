@@ -77,7 +77,7 @@ func (s *soak) pick(killing bool) fault {
 
 // failures counts the cycles that failed; the history that they are found in is short.
 func (s *soak) failures(ctx context.Context) {
-	jobs, err := s.daemon.ListJobs(ctx, group, 0)
+	jobs, err := s.daemon.AllJobs(ctx, api.JobQuery{Group: group})
 	if err != nil {
 		return
 	}

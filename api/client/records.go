@@ -1,0 +1,53 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"understudy/api"
+)
+
+// ListGroups implements api.Groups; a limit of 0 means the server's own.
+func (c *Client) ListGroups(ctx context.Context, q api.GroupQuery) (api.Page[api.Group], error) {
+	return find[api.Page[api.Group]](ctx, c, path("groups"), paged(q.Paging, "q", q.Q, "state", string(q.State),
+		"health", string(q.Health), "host", q.Host, "sort", q.Sort))
+}
+
+// AllGroups reads all pages of ListGroups.
+func (c *Client) AllGroups(ctx context.Context, q api.GroupQuery) ([]api.Group, error) {
+	return api.All(func(p api.Paging) (api.Page[api.Group], error) { q.Paging = p; return c.ListGroups(ctx, q) })
+}
+
+// ListJobs implements api.Jobs; a limit of 0 means the server's own.
+func (c *Client) ListJobs(ctx context.Context, q api.JobQuery) (api.Page[api.Job], error) {
+	return find[api.Page[api.Job]](ctx, c, path("jobs"), paged(q.Paging, "group", q.Group, "state", q.State, "kind", q.Kind))
+}
+
+// AllJobs reads all pages of ListJobs.
+func (c *Client) AllJobs(ctx context.Context, q api.JobQuery) ([]api.Job, error) {
+	return api.All(func(p api.Paging) (api.Page[api.Job], error) { q.Paging = p; return c.ListJobs(ctx, q) })
+}
+
+// find is get with a query.
+func find[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
+	return call[T](ctx, c, request{method: http.MethodGet, path: path, query: q})
+}
+
+// paged makes a query of pairs of names and values, without those that are empty.
+func paged(p api.Paging, pairs ...string) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if p.Offset > 0 {
+		q.Set("offset", strconv.Itoa(p.Offset))
+	}
+	if p.Limit > 0 {
+		q.Set("limit", strconv.Itoa(p.Limit))
+	}
+	return q
+}
