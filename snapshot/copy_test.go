@@ -6,11 +6,13 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"understudy/snapshot"
@@ -321,6 +323,43 @@ func TestLimiter(t *testing.T) {
 		job.Limit.Set(1)
 		_, err = snapshot.Copy(ctx, job)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+}
+
+// The tighter of two limiters holds, and what goes through several counts against the one that they share.
+func TestLimiterWithinAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := func(outer, inner int64, several int) float64 {
+			shared := snapshot.NewLimiter(outer)
+			start := time.Now()
+			var copies sync.WaitGroup
+			for range several {
+				l := snapshot.NewLimiter(inner).Within(shared)
+				copies.Go(func() {
+					for range 100 {
+						assert.NoError(t, l.Wait(t.Context(), 1000))
+					}
+				})
+			}
+			copies.Wait()
+			return time.Since(start).Seconds()
+		}
+		require.InDelta(t, 10, took(10_000, 0, 1), 0.5)
+		require.InDelta(t, 10, took(0, 10_000, 1), 0.5)
+		require.InDelta(t, 10, took(10_000, 40_000, 1), 0.5)
+		require.InDelta(t, 10, took(40_000, 10_000, 1), 0.5)
+		require.InDelta(t, 30, took(10_000, 40_000, 3), 0.5)
+
+		shared := snapshot.NewLimiter(1)
+		inside := snapshot.NewLimiter(0).Within(shared)
+		require.NoError(t, inside.Wait(t.Context(), 1<<30))
+		go func() {
+			time.Sleep(3 * time.Second)
+			shared.Set(0)
+		}()
+		start := time.Now()
+		require.NoError(t, inside.Wait(t.Context(), 1<<30))
+		require.InDelta(t, 3, time.Since(start).Seconds(), 0.1, "those who wait learn of a change")
 	})
 }
 

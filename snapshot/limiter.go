@@ -12,6 +12,7 @@ type Limiter struct {
 	mu   sync.Mutex
 	rate float64   // bytes per second; 0: no limit
 	free time.Time // when the line is free again
+	outer *Limiter
 	// changed is closed when the rate is set, so that those who wait reckon anew.
 	changed chan struct{}
 }
@@ -20,6 +21,13 @@ type Limiter struct {
 func NewLimiter(bytesPerSecond int64) *Limiter {
 	l := &Limiter{changed: make(chan struct{})}
 	l.rate = float64(max(bytesPerSecond, 0))
+	return l
+}
+
+// Within puts a limiter inside another, before it is used: what goes through it counts for both, and the tighter one
+// holds. It gives the limiter back.
+func (l *Limiter) Within(outer *Limiter) *Limiter {
+	l.outer = outer
 	return l
 }
 
@@ -33,12 +41,26 @@ func (l *Limiter) Set(bytesPerSecond int64) {
 	l.changed = make(chan struct{})
 }
 
+// Rate gives the bytes per second; 0: no limit.
+func (l *Limiter) Rate() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(l.rate)
+}
+
 // Wait returns when n more bytes may go, or when ctx ends.
 func (l *Limiter) Wait(ctx context.Context, n int64) error {
-	for l != nil {
+	for ; l != nil && ctx.Err() == nil; l = l.outer {
+		l.wait(ctx, n)
+	}
+	return context.Cause(ctx)
+}
+
+func (l *Limiter) wait(ctx context.Context, n int64) {
+	for ctx.Err() == nil {
 		wait, changed := l.reserve(n)
 		if wait <= 0 {
-			break
+			return
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -47,11 +69,7 @@ func (l *Limiter) Wait(ctx context.Context, n int64) error {
 		case <-ctx.Done():
 		}
 		timer.Stop()
-		if ctx.Err() != nil {
-			break
-		}
 	}
-	return context.Cause(ctx)
 }
 
 // reserve takes the line for n bytes if it is free, or says how long to wait before asking again.
