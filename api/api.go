@@ -18,6 +18,7 @@ type Service interface {
 	Orders
 	Jobs
 	Recovery
+	Planning
 	System
 }
 
@@ -36,7 +37,8 @@ type Hosts interface {
 
 // Groups are what is protected.
 type Groups interface {
-	// CreateGroup validates against both hosts and starts the first mirror.
+	// CreateGroup validates against both hosts and starts the first mirror, or leaves that to the schedule while the
+	// policy's windows are closed.
 	CreateGroup(ctx context.Context, spec GroupSpec) (Group, error)
 	ListGroups(ctx context.Context, q GroupQuery) (Page[Group], error)
 	GetGroup(ctx context.Context, id string) (Group, error)

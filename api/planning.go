@@ -1,5 +1,15 @@
 package api
 
+import "context"
+
+// Planning tells what would happen before it does, and edits what stands.
+type Planning interface {
+	// Bandwidth gives the calendar of all copies together.
+	Bandwidth(ctx context.Context) (BandwidthCalendar, error)
+	// SetBandwidth replaces it, for the copies that run too; revision must be the one that was read (CodeStale).
+	SetBandwidth(ctx context.Context, revision int64, c BandwidthCalendar) (BandwidthCalendar, error)
+}
+
 // PlanOrder is an order that is looked at before it is given.
 type PlanOrder struct {
 	Order string `json:"order" enum:"test,end-test,failover,commit,rollback,reprotect,failback,fence,drop-point,remove"`

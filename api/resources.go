@@ -422,7 +422,7 @@ type Progress struct {
 type Event struct {
 	ID   uint64    `json:"id"`
 	Time time.Time `json:"time"`
-	// Kind is what changed: host, group, point, job, alert.
+	// Kind is what changed: host, group, point, job, alert, settings.
 	Kind    string `json:"kind"`
 	Action  string `json:"action" enum:"created,updated,deleted,progress"`
 	Subject string `json:"subject" doc:"Id of what changed"`

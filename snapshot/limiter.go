@@ -9,9 +9,9 @@ import (
 // Limiter spreads bytes over time so that they stay below a rate. Several copies may share one. A nil Limiter has no
 // limit. It grants no bursts: what was not used is gone.
 type Limiter struct {
-	mu   sync.Mutex
-	rate float64   // bytes per second; 0: no limit
-	free time.Time // when the line is free again
+	mu    sync.Mutex
+	rate  float64   // bytes per second; 0: no limit
+	free  time.Time // when the line is free again
 	outer *Limiter
 	// changed is closed when the rate is set, so that those who wait reckon anew.
 	changed chan struct{}

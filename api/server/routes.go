@@ -54,6 +54,7 @@ func (s *Server) routes() {
 	s.jobRoutes()
 	s.recoveryRoutes()
 	s.eventRoute()
+	s.planningRoutes()
 	register(s, viewer.on(filtered), http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[api.About], error) { return answer(s.svc.About(ctx)) })
 }
@@ -121,24 +122,29 @@ func (s *Server) hostRoutes() {
 		})
 }
 
-type policyInput struct {
-	OfGroup
+// IfMatch names the revision that an edit is based on.
+type IfMatch struct {
 	IfMatch string `header:"If-Match" doc:"The revision that was read, in quotes"`
-	Body    api.Policy
 }
 
-// revision reads If-Match. Without it two people would overwrite each other's policy without knowing.
-func (in *policyInput) revision() (int64, error) {
+// revision reads If-Match. Without it two people would overwrite each other's changes without knowing.
+func (in *IfMatch) revision() (int64, error) {
 	if in.IfMatch == "" {
 		return 0, newProblem(http.StatusPreconditionRequired, &api.Error{Code: api.CodeInvalid, Field: "If-Match",
-			Message: "the header If-Match is missing", Hint: "Read the group and send its revision as If-Match."})
+			Message: "the header If-Match is missing", Hint: "Read what is there and send its revision as If-Match."})
 	}
 	revision, err := strconv.ParseInt(strings.Trim(strings.TrimPrefix(in.IfMatch, "W/"), `"`), 10, 64)
 	if err != nil {
 		return 0, &api.Error{Code: api.CodeInvalid, Field: "If-Match", Message: "If-Match is not a revision: " + in.IfMatch,
-			Hint: `Send the group's revision in quotes, such as "7".`}
+			Hint: `Send the revision that was read in quotes, such as "7".`}
 	}
 	return revision, nil
+}
+
+type policyInput struct {
+	OfGroup
+	IfMatch
+	Body api.Policy
 }
 
 func (s *Server) groupRoutes() {

@@ -59,7 +59,7 @@ func isTerminal(stream any) bool {
 func (a *app) root() *cobra.Command {
 	root := family("understudy", "Keep replicas of virtual machines ready to take over",
 		a.hosts(), a.machines(), a.groups(), a.points(), a.jobs(),
-		a.verify(), a.test(), a.failover(), a.commit(), a.rollback(), a.reprotect(), a.failback(), a.fence(),
+		a.verify(), a.test(), a.failover(), a.commit(), a.rollback(), a.reprotect(), a.failback(), a.fence(), a.bandwidth(),
 		a.events(), a.doctor("doctor HOST"), a.about())
 	root.Long = `Understudy keeps replicas of virtual machines ready to take over.
 

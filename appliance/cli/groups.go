@@ -199,17 +199,14 @@ func policyFacts(p api.Policy) []string {
 	if consistency == "" {
 		consistency = "crash"
 	}
-	bandwidth := "unbounded"
-	if p.BandwidthMbit > 0 {
-		bandwidth = fmt.Sprintf("%d Mbit/s", p.BandwidthMbit)
-	}
 	verification := "only when ordered"
 	if p.VerifyEverySeconds > 0 {
 		verification = "every " + seconds(float64(p.VerifyEverySeconds))
 	}
 	return []string{
 		"rpo", seconds(float64(p.RPOSeconds)), "retention", retentionText(p.Retention), "consistency", consistency,
-		"group moment", yesNo(p.GroupMoment), "verify cycles", yesNo(p.VerifyCycles), "verification", verification, "bandwidth", bandwidth,
+		"group moment", yesNo(p.GroupMoment), "verify cycles", yesNo(p.VerifyCycles), "verification", verification, "bandwidth", mbitText(p.BandwidthMbit),
+		"windows", windowsText(p),
 	}
 }
 

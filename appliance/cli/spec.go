@@ -19,6 +19,8 @@ type policyFlags struct {
 	consistency         string
 	groupMoment, verify bool
 	bandwidth           int
+	windows             []string
+	zone                string
 	flags               *pflag.FlagSet
 }
 
@@ -30,6 +32,8 @@ func (p *policyFlags) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&p.groupMoment, "group-moment", false, "one moment over all machines, which hold still for an instant")
 	flags.BoolVar(&p.verify, "verify", false, "read both sides in full in every cycle and compare")
 	flags.Var(&p.verifyEvery, "verify-every", "how often a verification compares the whole replicas with their sources, beside the cycles; 0 means only when ordered (default for a new group: 7d)")
+	flags.StringArrayVar(&p.windows, "window", nil, "when the schedule may start cycles, as [DAYS@]FROM-TO, such as mon-fri@18:00-08:00; repeat it; \"always\" drops them")
+	flags.StringVar(&p.zone, "time-zone", "", "of the windows, such as Europe/Berlin; empty means UTC")
 	flags.IntVar(&p.bandwidth, "bandwidth", 0, "bound for the copies of this group in Mbit/s")
 }
 
@@ -43,6 +47,7 @@ func (p *policyFlags) apply(policy *api.Policy) (changed bool, err error) {
 		"verify":       func() { policy.VerifyCycles = p.verify },
 		"verify-every": func() { policy.VerifyEverySeconds = p.verifyEvery.seconds },
 		"bandwidth":    func() { policy.BandwidthMbit = p.bandwidth },
+		"time-zone":    func() { policy.TimeZone = p.zone },
 	} {
 		if p.flags.Changed(name) {
 			set()
@@ -51,6 +56,19 @@ func (p *policyFlags) apply(policy *api.Policy) (changed bool, err error) {
 	}
 	if err != nil {
 		return false, wrong(err.Error())
+	}
+	if p.flags.Changed("window") {
+		policy.Windows, changed = nil, true
+		for _, text := range p.windows {
+			if text == "always" {
+				continue
+			}
+			w, err := parseWindow("--window", text)
+			if err != nil {
+				return false, err
+			}
+			policy.Windows = append(policy.Windows, w)
+		}
 	}
 	return changed, nil
 }

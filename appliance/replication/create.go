@@ -13,7 +13,8 @@ import (
 	"understudy/provisioning"
 )
 
-// CreateGroup checks the order against both hosts, provisions the replicas and starts the first mirror.
+// CreateGroup checks the order against both hosts, provisions the replicas and starts the first mirror,
+// unless the policy's windows are closed.
 func (e *Engine) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group, error) {
 	if err := spec.Validate(); err != nil {
 		return api.Group{}, err
@@ -29,8 +30,10 @@ func (e *Engine) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group
 	if err := e.provision(ctx, g.ID); err != nil {
 		return api.Group{}, errors.Join(public(err), e.withdraw(context.WithoutCancel(ctx), g.ID))
 	}
-	if _, err := e.submit(ctx, *g, protection.OrderMirror, work{}); err != nil {
-		return api.Group{}, err
+	if protection.Open(spec.Policy, e.Clock()) { // else the schedule does it in time
+		if _, err := e.submit(ctx, *g, protection.OrderMirror, work{}); err != nil {
+			return api.Group{}, err
+		}
 	}
 	e.publish("group", "created", g.ID, g.ID, "group "+spec.Name+" created")
 	return e.GetGroup(ctx, g.ID)

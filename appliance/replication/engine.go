@@ -75,6 +75,7 @@ type Engine struct {
 	groups map[string]*group
 	hosts  map[string]*endpoint
 	limits map[string]*snapshot.Limiter // by group
+	line   line                         // what all of them share
 	// creating are groups that are recorded but not provisioned yet.
 	creating map[string]bool
 	owed     map[string][]owed // by group
@@ -114,7 +115,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		o.KillPoint = func(string, string, string) {}
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
-		limits: map[string]*snapshot.Limiter{}, creating: map[string]bool{}, owed: map[string][]owed{},
+		limits: map[string]*snapshot.Limiter{}, line: line{limit: snapshot.NewLimiter(0)}, creating: map[string]bool{}, owed: map[string][]owed{},
 		doubts: map[machine][]hypervisors.ChangeID{}}
 	if err := e.load(); err != nil {
 		return nil, err
@@ -172,6 +173,9 @@ func (e *Engine) About(context.Context) (api.About, error) {
 
 func (e *Engine) load() error {
 	if err := e.loadOwner(); err != nil {
+		return err
+	}
+	if err := e.loadCalendar(); err != nil {
 		return err
 	}
 	if err := e.Store.Each(bucketHosts, func(_ string, decode func(any) error) error {
@@ -239,12 +243,12 @@ func (e *Engine) publish(kind, action, subject, group, message string) {
 
 // limiter is the bandwidth of a group, shared by all its copies and following its policy.
 func (e *Engine) limiter(g group) *snapshot.Limiter {
-	rate := int64(g.Spec.Policy.BandwidthMbit) * 1e6 / 8
+	rate := bytesPerSecond(g.Spec.Policy.BandwidthMbit)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	l, ok := e.limits[g.ID]
 	if !ok {
-		l = snapshot.NewLimiter(rate)
+		l = snapshot.NewLimiter(rate).Within(e.line.limit)
 		e.limits[g.ID] = l
 	}
 	l.Set(rate)

@@ -163,8 +163,7 @@ func (e *Engine) UpdatePolicy(_ context.Context, ref string, revision int64, p a
 	}
 	g, err = e.update(g.ID, func(g *group) error {
 		if g.Revision != revision {
-			return api.Errorf(api.CodeStale, "Read the group again and repeat the change.",
-				"group %s was changed meanwhile (revision %d, not %d)", g.Spec.Name, g.Revision, revision)
+			return stale("group "+g.Spec.Name, g.Revision, revision)
 		}
 		g.Spec.Policy = p
 		g.Revision++

@@ -33,6 +33,7 @@ func (e *Engine) schedule(ctx context.Context) {
 // wait together in one go.
 func (e *Engine) Tick(ctx context.Context) {
 	now := e.Clock()
+	e.keepLine(now)
 	var work errgroup.Group
 	work.SetLimit(e.AtOnce)
 	for _, g := range e.snapshotGroups() {
@@ -50,7 +51,7 @@ func (e *Engine) Tick(ctx context.Context) {
 func (e *Engine) due(g *group, now time.Time) (protection.Order, bool) {
 	order := e.nextCycle(g)
 	switch {
-	case g.Paused || e.isCreating(g.ID) || protection.Can(g.decision(), order) != nil:
+	case g.Paused || e.isCreating(g.ID) || protection.Can(g.decision(), order) != nil || !protection.Open(g.Spec.Policy, now):
 		return "", false
 	case g.verifyIsDue(now):
 		return protection.OrderVerify, true

@@ -1,0 +1,25 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	"understudy/api"
+)
+
+// put replaces what had the revision.
+func put[T any](ctx context.Context, c *Client, revision int64, body any, elements ...string) (T, error) {
+	return call[T](ctx, c, request{method: http.MethodPut, path: path(elements...), body: body,
+		header: http.Header{"If-Match": {strconv.Quote(strconv.FormatInt(revision, 10))}}})
+}
+
+// Bandwidth implements api.Planning.
+func (c *Client) Bandwidth(ctx context.Context) (api.BandwidthCalendar, error) {
+	return get[api.BandwidthCalendar](ctx, c, path("settings", "bandwidth"))
+}
+
+// SetBandwidth implements api.Planning.
+func (c *Client) SetBandwidth(ctx context.Context, revision int64, b api.BandwidthCalendar) (api.BandwidthCalendar, error) {
+	return put[api.BandwidthCalendar](ctx, c, revision, b, "settings", "bandwidth")
+}

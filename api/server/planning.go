@@ -1,0 +1,41 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	"understudy/api"
+)
+
+// edited is an answer whose revision goes into If-Match.
+type edited[T any] struct {
+	ETag string `header:"ETag"`
+	Body T
+}
+
+func edit[T any](v T, revision int64, err error) (*edited[T], error) {
+	return &edited[T]{ETag: strconv.Quote(strconv.FormatInt(revision, 10)), Body: v}, err
+}
+
+// planningRoutes tell what would happen, and edit what stands.
+func (s *Server) planningRoutes() {
+	register(s, administrator.on(appliance), http.MethodGet, "/settings/bandwidth", "bandwidth", "Show the bandwidth calendar of all copies together", http.StatusOK,
+		func(ctx context.Context, _ *none) (*edited[api.BandwidthCalendar], error) {
+			c, err := s.svc.Bandwidth(ctx)
+			return edit(c, c.Revision, err)
+		})
+	type calendar struct {
+		IfMatch
+		Body api.BandwidthCalendar
+	}
+	register(s, administrator.on(appliance), http.MethodPut, "/settings/bandwidth", "set-bandwidth", "Replace the bandwidth calendar", http.StatusOK,
+		func(ctx context.Context, in *calendar) (*edited[api.BandwidthCalendar], error) {
+			revision, err := in.revision()
+			if err != nil {
+				return nil, err
+			}
+			c, err := s.svc.SetBandwidth(ctx, revision, in.Body)
+			return edit(c, c.Revision, err)
+		})
+}

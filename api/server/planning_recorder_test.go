@@ -1,0 +1,15 @@
+package server
+
+import (
+	"context"
+
+	"understudy/api"
+)
+
+func (r *recorder) Bandwidth(ctx context.Context) (api.BandwidthCalendar, error) {
+	return answerTo[api.BandwidthCalendar](r, "Bandwidth")
+}
+
+func (r *recorder) SetBandwidth(ctx context.Context, revision int64, c api.BandwidthCalendar) (api.BandwidthCalendar, error) {
+	return answerTo[api.BandwidthCalendar](r, "SetBandwidth", revision, c)
+}
