@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"understudy/api/server"
 	"understudy/appliance/replication"
 	"understudy/appliance/store"
+	"understudy/appliance/support"
 )
 
 // closeTimeout bounds how long a daemon that was told to stop waits for its jobs to let go.
@@ -24,7 +24,9 @@ type serveOptions struct {
 	dataDir string
 	listen  string
 	debug   bool
-	keyFile string // of the secrets; empty: where it belongs to dataDir
+	// logFormat is text or json.
+	logFormat string
+	keyFile   string // of the secrets; empty: where it belongs to dataDir
 	// killPoint is only set by tests, see replication.Options.
 	killPoint func(kind, step, phase string)
 }
@@ -46,16 +48,16 @@ certificate (tls/); all of them are made at the first start. One data directory 
 	cmd.Flags().StringVar(&o.listen, "listen", ":8443", "address of the API")
 	cmd.Flags().StringVar(&o.keyFile, "key-file", "", "file with the key of the secrets (default "+standardKeyFile+
 		", or keys/secret.key in another data directory)")
+	cmd.Flags().StringVar(&o.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
 }
 
 func serve(ctx context.Context, o serveOptions) (err error) {
-	level := slog.LevelInfo
-	if o.debug {
-		level = slog.LevelDebug
+	log, err := newLog(os.Stderr, o.logFormat, o.debug)
+	if err != nil {
+		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
@@ -68,12 +70,11 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	_ = secrets // nothing to keep yet
 	token, err := server.Token(filepath.Join(o.dataDir, "admin.token"))
 	if err != nil {
 		return err
 	}
-	certificate, err := server.Certificate(filepath.Join(o.dataDir, "tls"), certificateNames(o.listen))
+	certificates, err := server.OpenCertificates(filepath.Join(o.dataDir, "tls"), certificateNames(o.listen))
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,9 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}()
 	engine.Run()
 	log.Info("serving", "address", listener.Addr().String(), "data", o.dataDir)
-	return server.Serve(ctx, listener, server.New(server.Parts{Service: engine}, server.Options{Token: token, Log: log, Version: version}), certificate)
+	operate := support.New(support.Options{Certificates: certificates, Vault: secrets, Checks: []support.Check{
+		{Name: "state", Look: db.Answers}, {Name: "schedule", Look: engine.Scheduling}}})
+	return server.Serve(ctx, listener, server.New(server.Parts{Service: engine, Operation: operate}, server.Options{Token: token, Log: log, Version: version}), certificates)
 }
 
 // certificateNames are the names a client on this machine or in its network reaches the API by.

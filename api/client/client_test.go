@@ -129,7 +129,7 @@ func (d *daemon) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	s := server.New(server.Parts{Service: d.svc}, server.Options{Token: d.token, Log: slog.New(slog.DiscardHandler)})
-	go func() { done <- server.Serve(ctx, ln, s) }()
+	go func() { done <- server.Serve(ctx, ln, s, nil) }()
 	d.stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(d.t, <-done)

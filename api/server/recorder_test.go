@@ -54,6 +54,10 @@ func fillTagged(v reflect.Value, tag reflect.StructTag) {
 	if v.Type() == reflect.TypeFor[api.Scope]() {
 		return // it does not travel: the server knows it
 	}
+	if v.Type() == reflect.TypeFor[api.Secret]() {
+		v.Set(reflect.ValueOf(api.NewSecret("some words, long enough")))
+		return
+	}
 	switch v.Kind() {
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[time.Time]() {
@@ -86,6 +90,8 @@ func fillTagged(v reflect.Value, tag reflect.StructTag) {
 		v.SetFloat(2.5)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(17)
+	case reflect.Uint8:
+		v.SetUint(17)
 	case reflect.Uint64:
 		v.SetUint(17)
 	default:

@@ -55,6 +55,7 @@ func (s *Server) routes() {
 	s.recoveryRoutes()
 	s.eventRoute()
 	s.planningRoutes()
+	s.operationRoutes()
 	register(s, viewer.on(filtered), http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[api.About], error) { return answer(s.svc.About(ctx)) })
 }

@@ -44,12 +44,12 @@ func TestOpenSecretsAreRefused(t *testing.T) {
 		path := filepath.Join(dir, "token")
 		_, err := Token(path)
 		require.NoError(t, err)
-		_, err = Certificate(dir, nil)
+		_, err = certificate(dir, nil, time.Now())
 		require.NoError(t, err)
 		require.NoError(t, os.Chmod(path, mode))
 		require.NoError(t, os.Chmod(filepath.Join(dir, "key.pem"), mode))
 		_, tokenErr := Token(path)
-		_, keyErr := Certificate(dir, nil)
+		_, keyErr := certificate(dir, nil, time.Now())
 		if refused {
 			require.ErrorContains(t, tokenErr, "open to others")
 			require.ErrorContains(t, keyErr, "open to others")
@@ -71,13 +71,13 @@ func TestShortTokenIsRefused(t *testing.T) {
 func TestHalfACertificateIsCompleted(t *testing.T) {
 	for _, lost := range []string{"cert.pem", "key.pem"} {
 		dir := t.TempDir()
-		first, err := Certificate(dir, []string{"a"})
+		first, err := certificate(dir, []string{"a"}, time.Now())
 		require.NoError(t, err)
 		require.NoError(t, os.Remove(filepath.Join(dir, lost)))
-		second, err := Certificate(dir, []string{"a"})
+		second, err := certificate(dir, []string{"a"}, time.Now())
 		require.NoError(t, err)
 		require.NotEqual(t, first.Certificate, second.Certificate)
-		_, err = Certificate(dir, []string{"a"})
+		_, err = certificate(dir, []string{"a"}, time.Now())
 		require.NoError(t, err)
 	}
 }
@@ -96,12 +96,12 @@ func TestForeignCertificatesAreNotReplaced(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, foreign, 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600))
 
-	got, err := Certificate(dir, []string{"not-in-it"})
+	got, err := certificate(dir, []string{"not-in-it"}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, der, got.Certificate[0])
 
 	require.NoError(t, os.Remove(filepath.Join(dir, "key.pem")))
-	_, err = Certificate(dir, nil)
+	_, err = certificate(dir, nil, time.Now())
 	require.ErrorContains(t, err, "cannot be used")
 	have, err := os.ReadFile(path)
 	require.NoError(t, err)

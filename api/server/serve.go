@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,8 +14,8 @@ import (
 const grace = 10 * time.Second
 
 // Serve lets s answer on ln, which it closes, until ctx ends; then it lets requests end within 10 s and returns nil. With
-// a certificate it speaks TLS 1.2 and later; without one plain HTTP, which is for tests and for gateways on loopback.
-func Serve(ctx context.Context, ln net.Listener, s *Server, certificates ...tls.Certificate) error {
+// certificates it speaks TLS 1.2 and later; with nil plain HTTP, which is for tests and for gateways on loopback.
+func Serve(ctx context.Context, ln net.Listener, s *Server, certificates *Certificates) error {
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -30,11 +29,11 @@ func Serve(ctx context.Context, ln net.Listener, s *Server, certificates ...tls.
 	defer s.endStreams()
 	done := make(chan error, 1)
 	go func() {
-		if len(certificates) == 0 {
+		if certificates == nil {
 			done <- srv.Serve(ln)
 			return
 		}
-		srv.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, Certificates: certificates}
+		srv.TLSConfig = certificates.config()
 		done <- srv.ServeTLS(ln, "", "")
 	}()
 	select {

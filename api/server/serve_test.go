@@ -21,13 +21,13 @@ import (
 )
 
 // serve runs s until the test ends or stop is called, which gives what Serve returned.
-func serve(t *testing.T, s *Server, certificates ...tls.Certificate) (address string, stop func() error) {
+func serve(t *testing.T, s *Server, certificates *Certificates) (address string, stop func() error) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, ln, s, certificates...) }()
+	go func() { done <- Serve(ctx, ln, s, certificates) }()
 	stop = func() error {
 		cancel()
 		return <-done
@@ -38,7 +38,7 @@ func serve(t *testing.T, s *Server, certificates ...tls.Certificate) (address st
 
 func TestServeTLS(t *testing.T) {
 	dir := t.TempDir()
-	cert, err := Certificate(dir, []string{"localhost", "127.0.0.1"})
+	cert, err := OpenCertificates(dir, []string{"localhost", "127.0.0.1"})
 	require.NoError(t, err)
 	address, stop := serve(t, New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}), cert)
 
@@ -61,7 +61,7 @@ func TestServeTLS(t *testing.T) {
 }
 
 func TestStopEndsEventStreams(t *testing.T) {
-	address, stop := serve(t, New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}))
+	address, stop := serve(t, New(Parts{Service: &recorder{}}, Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
 	lines := listen(t, "http://"+address+"/api/v1/events")
 	require.Equal(t, ": connected", next(t, lines))
 	start := time.Now()

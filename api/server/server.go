@@ -29,7 +29,8 @@ const (
 // Parts are what a server publishes. Those that are missing are in the document all the same, but must not be asked.
 type Parts struct {
 	api.Service
-	Access Access
+	Access    Access
+	Operation api.Operation
 }
 
 // Options of a server.
@@ -44,13 +45,14 @@ type Options struct {
 
 // Server is the http.Handler of an appliance; [Serve] runs it.
 type Server struct {
-	engine *gin.Engine
-	api    huma.API
-	svc    api.Service
-	access Access
-	log    *slog.Logger
-	token  string
-	needs  map[string]guarded // by method and path, as gin writes them
+	engine  *gin.Engine
+	api     huma.API
+	svc     api.Service
+	access  Access
+	operate api.Operation
+	log     *slog.Logger
+	token   string
+	needs   map[string]guarded // by method and path, as gin writes them
 
 	// streams ends when the server shuts down: event streams would never end by themselves.
 	streams    context.Context
@@ -65,7 +67,7 @@ func init() { gin.SetMode(gin.ReleaseMode) } // the debug mode prints to standar
 // New makes the handler for the parts.
 func New(parts Parts, o Options) *Server {
 	s := &Server{
-		engine: gin.New(), svc: parts.Service, access: parts.Access, log: cmp.Or(o.Log, slog.Default()), token: o.Token,
+		engine: gin.New(), svc: parts.Service, access: parts.Access, operate: parts.Operation, log: cmp.Or(o.Log, slog.Default()), token: o.Token,
 		needs:     map[string]guarded{},
 		heartbeat: 15 * time.Second, bodyTimeout: 30 * time.Second,
 	}
@@ -77,6 +79,7 @@ func New(parts Parts, o Options) *Server {
 
 	// Open to everybody: a sign of life, the page, and the document. Everything below Use(gate) is not, unless its need says so.
 	e.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "ok"}) })
+	e.GET("/readyz", s.ready)
 	e.GET("/openapi.json", func(c *gin.Context) { c.Data(http.StatusOK, "application/vnd.oai.openapi+json", s.Document()) })
 	servePage(e)
 

@@ -29,7 +29,9 @@ const token = "a-token-for-tests"
 
 func start(t *testing.T, svc api.Service, change ...func(*Server)) (string, *client.Client) {
 	t.Helper()
-	s := New(Parts{Service: svc}, Options{Token: token, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"})
+	parts := Parts{Service: svc}
+	parts.Operation, _ = svc.(api.Operation)
+	s := New(parts, Options{Token: token, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"})
 	for _, f := range change {
 		f(s)
 	}

@@ -100,7 +100,7 @@ func beAppliance(ctx context.Context, dir string, machines int) (err error) {
 	if err != nil {
 		return err
 	}
-	certificate, err := api.Certificate(filepath.Join(dir, "tls"), []string{"127.0.0.1"})
+	certificates, err := api.OpenCertificates(filepath.Join(dir, "tls"), []string{"127.0.0.1"})
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func beAppliance(ctx context.Context, dir string, machines int) (err error) {
 	engine.Run()
 	go write(ctx, hosts["fake:home"], ids)
 	fmt.Printf("https://%s\n%s\n%s\n", listener.Addr(), token, strings.Join(ids, "\n"))
-	return api.Serve(ctx, listener, api.New(api.Parts{Service: engine}, api.Options{Token: token, Log: log}), certificate)
+	return api.Serve(ctx, listener, api.New(api.Parts{Service: engine}, api.Options{Token: token, Log: log}), certificates)
 }
 
 // populate adds machines that run.

@@ -61,7 +61,7 @@ func serve(t *testing.T, svc api.Service) string {
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
-		done <- server.Serve(ctx, ln, server.New(server.Parts{Service: svc}, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}))
+		done <- server.Serve(ctx, ln, server.New(server.Parts{Service: svc}, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
 	}()
 	t.Cleanup(func() {
 		cancel()

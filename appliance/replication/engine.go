@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"understudy/api"
@@ -80,6 +81,7 @@ type Engine struct {
 	creating map[string]bool
 	owed     map[string][]owed // by group
 	doubts   map[machine][]hypervisors.ChangeID
+	ticked   atomic.Int64 // Clock in ns when the schedule was looked at last; 0 before Run
 
 	stop func()
 	done sync.WaitGroup
@@ -147,6 +149,7 @@ func Kinds() []jobs.Kind { return new(Engine).kinds() }
 func (e *Engine) Run() {
 	ctx, stop := context.WithCancel(context.Background())
 	e.stop = stop
+	e.ticked.Store(e.Clock().UnixNano())
 	e.done.Go(func() { e.schedule(ctx) })
 	e.done.Go(func() { e.watch(ctx) }) // apart: a host that does not answer must not delay the cycles of others
 }

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +26,23 @@ func (e *Engine) schedule(ctx context.Context) {
 		case <-ticker.C:
 		}
 		e.Tick(ctx)
+		e.ticked.Store(e.Clock().UnixNano())
 	}
+}
+
+// scheduleStands is when the schedule is taken to stand still: it only waits for the state to be written down.
+const scheduleStands = 30 * time.Second
+
+// Scheduling fails when nothing starts cycles.
+func (e *Engine) Scheduling(context.Context) error {
+	last := e.ticked.Load()
+	if last == 0 {
+		return errors.New("the schedule has not started yet")
+	}
+	if still := e.Clock().Sub(time.Unix(0, last)); still > scheduleStands {
+		return fmt.Errorf("nothing was started for %s", still.Round(time.Second))
+	}
+	return nil
 }
 
 // Tick submits a cycle for every group whose next one is due now, or a verification, which makes a point too. Run calls

@@ -7,11 +7,13 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -43,6 +45,22 @@ type DB struct {
 func (db *DB) Close() error {
 	db.behind.Wait()
 	return db.bolt.Close()
+}
+
+// Answers fails when the database is closed, or when writing it has not ended before ctx does.
+func (db *DB) Answers(ctx context.Context) error {
+	if err := db.bolt.View(func(*bbolt.Tx) error { return nil }); err != nil {
+		return err
+	}
+	for !db.queue.writer.TryLock() { // held by those who write, for as long as the disk takes
+		select {
+		case <-ctx.Done():
+			return errors.New("a write does not end")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	db.queue.writer.Unlock()
+	return nil
 }
 
 // Put keeps v, as JSON, under the key. It replaces what was there.
