@@ -16,22 +16,39 @@ SEED ?=
 # the list cannot be made.
 list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
 
-.PHONY: help deps build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+# Of the console: what Vite reads, and where npm leaves a mark.
+ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
+ui_packages := ui/node_modules/.package-lock.json
+
+.PHONY: help deps ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install the Debian packages that are missing
 	@hypervisors/kvm/lab/install.sh
 
-build: deps ## build bin/understudy
+ui: ui/dist/index.html ## build the web console, which is embedded in the program
+
+ui/dist/index.html: $(ui_packages) $(ui_sources)
+	cd ui && npm run build
+
+# Scripts of packages are not run: nothing that is used here needs them.
+$(ui_packages): ui/package-lock.json | deps
+	cd ui && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+ui-test: $(ui_packages) ## the console: types against the API, words, and the logic of its cache
+	cd ui && npm run types -- --check && npx tsc && npm test
+
+build: deps ui ## build bin/understudy
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/understudy ./appliance
 
 demo: build ## protect, test, fail over and back between two real hosts; HEADLESS=1 ends by itself
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-test: deps race simulate real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
+test: deps ui ui-test race simulate real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
 
 race: deps ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
@@ -44,7 +61,7 @@ simulate: deps ## ten thousand cycles with random faults on fake hosts, in simul
 real: deps ## tests against real libvirt hosts and guests
 	@real=$$($(list_real)); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
-check: deps fmt vet lint race drift ## format, vet, lint, race tests, drift
+check: deps fmt vet lint ui-test race drift ## format, vet, lint, race tests, drift
 
 fmt: ## fail where gofmt would change something
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
@@ -94,4 +111,4 @@ faults: deps ## every fault of hosts, storage and connections on the lab, also t
 	FAULTS=all go test -count=1 -timeout 60m -run TestFaults -v ./appliance
 
 clean: ## remove what was built, and what labs keep between runs
-	rm -rf bin "$${XDG_CACHE_HOME:-$$HOME/.cache}/understudy-lab"
+	rm -rf bin ui/node_modules ui/dist/assets ui/dist/index.html "$${XDG_CACHE_HOME:-$$HOME/.cache}/understudy-lab"

@@ -2,6 +2,8 @@ module understudy
 
 go 1.26.8
 
+ignore ./ui/node_modules
+
 require (
 	github.com/danielgtaylor/huma/v2 v2.37.2
 	github.com/gin-gonic/gin v1.12.0

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -81,9 +80,12 @@ func New(parts Parts, o Options) *Server {
 	e.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "ok"}) })
 	e.GET("/readyz", s.ready)
 	e.GET("/openapi.json", func(c *gin.Context) { c.Data(http.StatusOK, "application/vnd.oai.openapi+json", s.Document()) })
-	servePage(e)
+	console, err := loadPages(ui.Files())
+	if err != nil {
+		panic(err) // they are part of the program
+	}
 
-	e.Use(s.gate, s.readBody, func(c *gin.Context) {
+	e.Use(console.serve, s.gate, s.readBody, func(c *gin.Context) {
 		c.Header("Understudy-Version", o.Version)
 		c.Header("Cache-Control", "no-store")
 	})
@@ -124,18 +126,6 @@ func config() huma.Config {
 	}
 	c.Security = []map[string][]string{{"token": {}}}
 	return c
-}
-
-func servePage(e *gin.Engine) {
-	files := gin.WrapH(http.FileServerFS(ui.Files))
-	e.GET("/", files)
-	entries, err := fs.ReadDir(ui.Files, ".")
-	if err != nil {
-		panic(err) // they are part of the program
-	}
-	for _, entry := range entries {
-		e.GET("/"+entry.Name(), files)
-	}
 }
 
 func secureHeaders(c *gin.Context) {

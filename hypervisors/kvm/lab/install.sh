@@ -14,6 +14,12 @@ packages="
 	$*
 "
 
+# The console is built with Node; a newer one than Debian's does as well.
+node=$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/')
+if [ "${node:-0}" -lt 18 ] || ! command -v npm >/dev/null; then
+	packages="$packages nodejs npm"
+fi
+
 missing=
 for p in $packages; do
 	status=$(dpkg-query --show --showformat='${db:Status-Status}' "$p" 2>/dev/null) || true

@@ -1,0 +1,198 @@
+// One table for everything: long ones draw only the rows that are seen and ask the appliance only for their pages.
+import { FormSelect, FormSelectOption, SearchInput, Skeleton, Toolbar, ToolbarContent, ToolbarGroup, ToolbarItem } from '@patternfly/react-core'
+import { Table, Tbody, Td, Th, Thead, Tr, type ThProps } from '@patternfly/react-table'
+import { keepPreviousData, useQueries, type UseQueryOptions } from '@tanstack/react-query'
+import { useVirtualizer } from '@tanstack/react-virtual'
+import { useEffect, useRef, useState, type ReactNode } from 'react'
+import { useTranslation } from 'react-i18next'
+import { useSearchParams } from 'react-router-dom'
+import { Loading, ProblemAlert } from './page'
+import { useFormat } from './values'
+
+export interface Column<T> {
+  title: string
+  cell: (row: T, index: number) => ReactNode
+  /** Name of the field that the appliance sorts by; without one the column is not sorted. */
+  sort?: string
+  width?: ThProps['width']
+  /** For columns without words, such as those of buttons: the title is only heard. */
+  quiet?: boolean
+}
+
+/** Rows of which some may not be known yet. */
+export interface Rows<T> {
+  total: number
+  row: (index: number) => T | undefined
+  /** Tells which rows are on the screen. */
+  see?: (first: number, last: number) => void
+  pending?: boolean
+  error?: unknown
+  retry?: () => void
+}
+
+export const allRows = <T,>(items: T[]): Rows<T> => ({ total: items.length, row: i => items[i] })
+
+interface Page<T> {
+  items: T[] | null
+  total: number
+}
+
+const pageSize = 100
+
+/** Rows of a list that the appliance gives in pages: `usePages((offset, limit) => api.queryOptions('get', '/jobs', …))`. */
+// eslint-disable-next-line -- the key and the errors of a query are of no interest here
+export function usePages<T>(options: (offset: number, limit: number) => Pick<UseQueryOptions<Page<T>, any, Page<T>, any>, 'queryKey' | 'queryFn'>): Rows<T> {
+  const [[first, last], setSeen] = useState([0, 0])
+  const from = Math.floor(first / pageSize)
+  const to = Math.floor(last / pageSize)
+  const pages = useQueries({
+    queries: Array.from({ length: to - from + 1 }, (_, i) => ({ ...options((from + i) * pageSize, pageSize), placeholderData: keepPreviousData })),
+  })
+  const known = pages.find(p => p.data !== undefined)
+  const failed = pages.find(p => p.error)
+  return {
+    total: known?.data?.total ?? 0,
+    row: i => {
+      const page = pages[Math.floor(i / pageSize) - from]
+      return page?.isPlaceholderData && pages.length > 1 ? undefined : page?.data?.items?.[i % pageSize]
+    },
+    see: (a, b) => setSeen(old => (old[0] === a && old[1] === b ? old : [a, b])),
+    pending: !known && !failed,
+    error: known ? undefined : failed?.error,
+    retry: () => pages.forEach(p => void p.refetch()),
+  }
+}
+
+interface TableProps<T> {
+  label: string
+  columns: Column<T>[]
+  rows: Rows<T>
+  /** What is shown when there is none. */
+  empty?: ReactNode
+  sort?: string
+  onSort?: (sort: string) => void
+  rowKey: (row: T) => string
+  /** As tall as its rows, within a page or dialog that scrolls. */
+  flat?: boolean
+}
+
+const rowHeight = 57
+
+export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey, flat }: TableProps<T>) {
+  const { t } = useTranslation()
+  const scroller = useRef<HTMLDivElement>(null)
+  const virtual = useVirtualizer({
+    count: rows.total, getScrollElement: () => scroller.current, estimateSize: () => rowHeight, overscan: 12, enabled: !flat,
+  })
+  const seen = flat ? Array.from({ length: rows.total }, (_, index) => ({ index, start: 0, end: 0 })) : virtual.getVirtualItems()
+  const first = seen[0]?.index ?? 0
+  const last = seen.at(-1)?.index ?? 0
+  useEffect(() => rows.see?.(first, last), [first, last]) // rows is new each time
+  if (rows.error) return <ProblemAlert error={rows.error} retry={rows.retry} />
+  if (rows.pending) return <Loading />
+  if (rows.total === 0) return <>{empty ?? <p className="none">{t('table.none')}</p>}</>
+
+  const above = flat ? 0 : (seen[0]?.start ?? 0)
+  const below = flat ? 0 : virtual.getTotalSize() - (seen.at(-1)?.end ?? 0)
+  const sorted = columns.findIndex(c => c.sort && c.sort === sort?.replace('-', ''))
+  const sorting = (c: Column<T>, columnIndex: number): ThProps['sort'] =>
+    c.sort && onSort
+      ? {
+          columnIndex,
+          sortBy: { index: sorted, direction: sort?.startsWith('-') ? 'desc' : 'asc' },
+          onSort: (_, __, direction) => onSort((direction === 'desc' ? '-' : '') + c.sort),
+        }
+      : undefined
+  return (
+    <div className={flat ? 'table-flat' : 'table-scroller'} ref={scroller} tabIndex={flat ? undefined : 0} role={flat ? undefined : 'region'} aria-label={flat ? undefined : label}>
+      <Table aria-label={label} aria-rowcount={rows.total + 1} isStickyHeader={!flat}>
+        <Thead>
+          <Tr aria-rowindex={1}>
+            {columns.map((c, i) => (
+              <Th key={c.title} width={c.width} sort={sorting(c, i)} screenReaderText={c.quiet ? c.title : undefined}>{c.quiet ? null : c.title}</Th>
+            ))}
+          </Tr>
+        </Thead>
+        <Tbody>
+          {above > 0 && <Gap height={above} columns={columns.length} />}
+          {seen.map(({ index }) => {
+            const row = rows.row(index)
+            return (
+              <Tr key={row ? rowKey(row) : index} aria-rowindex={index + 2} data-index={index} ref={flat ? undefined : virtual.measureElement}>
+                {columns.map(c => <Td key={c.title} dataLabel={c.quiet ? undefined : c.title} isActionCell={c.quiet}>{row ? c.cell(row, index) : <Skeleton screenreaderText={t('common.loading')} />}</Td>)}
+              </Tr>
+            )
+          })}
+          {below > 0 && <Gap height={below} columns={columns.length} />}
+        </Tbody>
+      </Table>
+    </div>
+  )
+}
+
+const Gap = ({ height, columns }: { height: number; columns: number }) => <tr aria-hidden="true"><td colSpan={columns} style={{ height, padding: 0 }} /></tr>
+
+/** What a list is narrowed to, kept in the address: it can be sent to others, and going back brings it back. */
+export function useFilter<K extends string>(...names: K[]) {
+  const [params, setParams] = useSearchParams()
+  const values = Object.fromEntries(names.map(n => [n, params.get(n) || undefined])) as Partial<Record<K, string>>
+  const set = (name: K, value: string) =>
+    setParams(old => {
+      if (value) old.set(name, value)
+      else old.delete(name)
+      return old
+    }, { replace: true })
+  return { values, set }
+}
+
+interface Choice<K extends string> {
+  name: K
+  label: string
+  options: [value: string, text: string][]
+}
+
+interface FilterProps<K extends string> {
+  filter: ReturnType<typeof useFilter<K>>
+  /** Field of the text search; without one there is none. */
+  search?: { name: K; label: string }
+  choices?: Choice<K>[]
+  total?: number
+  children?: ReactNode
+}
+
+/** Search and choices above a table; other things, such as buttons, stand beside them. */
+export function FilterBar<K extends string>({ filter, search, choices = [], total, children }: FilterProps<K>) {
+  const { t } = useTranslation()
+  const f = useFormat()
+  return (
+    <Toolbar inset={{ default: 'insetNone' }}>
+      <ToolbarContent>
+        {search && <ToolbarItem><SearchText value={filter.values[search.name] ?? ''} label={search.label} onSearch={v => filter.set(search.name, v)} /></ToolbarItem>}
+        {choices.map(c => (
+          <ToolbarItem key={c.name}>
+            <FormSelect aria-label={c.label} value={filter.values[c.name] ?? ''} onChange={(_, v) => filter.set(c.name, v)}>
+              <FormSelectOption value="" label={`${c.label}: ${t('table.all')}`} />
+              {c.options.map(([value, text]) => <FormSelectOption key={value} value={value} label={`${c.label}: ${text}`} />)}
+            </FormSelect>
+          </ToolbarItem>
+        ))}
+        {children}
+        {total !== undefined && (
+          <ToolbarGroup align={{ default: 'alignEnd' }}><ToolbarItem><span role="status">{t('table.total', { count: total, n: f.count(total) })}</span></ToolbarItem></ToolbarGroup>
+        )}
+      </ToolbarContent>
+    </Toolbar>
+  )
+}
+
+/** Searches when typing rests, not for every letter. */
+function SearchText({ value, label, onSearch }: { value: string; label: string; onSearch: (v: string) => void }) {
+  const [text, setText] = useState(value)
+  useEffect(() => setText(value), [value])
+  useEffect(() => {
+    if (text === value) return
+    const timer = setTimeout(() => onSearch(text), 250)
+    return () => clearTimeout(timer)
+  }, [text])
+  return <SearchInput aria-label={label} placeholder={label} value={text} onChange={(_, v) => setText(v)} onClear={() => setText('')} />
+}
