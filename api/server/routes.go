@@ -56,6 +56,7 @@ func (s *Server) routes() {
 	s.eventRoute()
 	s.planningRoutes()
 	s.operationRoutes()
+	s.notificationRoutes()
 	register(s, viewer.on(filtered), http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[api.About], error) { return answer(s.svc.About(ctx)) })
 }

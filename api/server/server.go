@@ -28,8 +28,9 @@ const (
 // Parts are what a server publishes. Those that are missing are in the document all the same, but must not be asked.
 type Parts struct {
 	api.Service
-	Access    Access
-	Operation api.Operation
+	Access        Access
+	Operation     api.Operation
+	Notifications api.Notifications
 }
 
 // Options of a server.
@@ -44,14 +45,15 @@ type Options struct {
 
 // Server is the http.Handler of an appliance; [Serve] runs it.
 type Server struct {
-	engine  *gin.Engine
-	api     huma.API
-	svc     api.Service
-	access  Access
-	operate api.Operation
-	log     *slog.Logger
-	token   string
-	needs   map[string]guarded // by method and path, as gin writes them
+	engine        *gin.Engine
+	api           huma.API
+	svc           api.Service
+	access        Access
+	operate       api.Operation
+	notifications api.Notifications
+	log           *slog.Logger
+	token         string
+	needs         map[string]guarded // by method and path, as gin writes them
 
 	// streams ends when the server shuts down: event streams would never end by themselves.
 	streams    context.Context
@@ -67,8 +69,9 @@ func init() { gin.SetMode(gin.ReleaseMode) } // the debug mode prints to standar
 func New(parts Parts, o Options) *Server {
 	s := &Server{
 		engine: gin.New(), svc: parts.Service, access: parts.Access, operate: parts.Operation, log: cmp.Or(o.Log, slog.Default()), token: o.Token,
-		needs:     map[string]guarded{},
-		heartbeat: 15 * time.Second, bodyTimeout: 30 * time.Second,
+		notifications: parts.Notifications,
+		needs:         map[string]guarded{},
+		heartbeat:     15 * time.Second, bodyTimeout: 30 * time.Second,
 	}
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 	e := s.engine
