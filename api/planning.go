@@ -4,6 +4,9 @@ import "context"
 
 // Planning tells what would happen before it does, and edits what stands.
 type Planning interface {
+	// Plan says what an order would do if it was given now, and changes nothing. A host that does not answer within seconds
+	// is named in the warnings.
+	Plan(ctx context.Context, group string, o PlanOrder) (Plan, error)
 	// Bandwidth gives the calendar of all copies together.
 	Bandwidth(ctx context.Context) (BandwidthCalendar, error)
 	// SetBandwidth replaces it, for the copies that run too; revision must be the one that was read (CodeStale).
@@ -26,14 +29,13 @@ type Plan struct {
 	Order string     `json:"order"`
 	State GroupState `json:"state" doc:"Of the group when the plan was made"`
 	// Allowed is what the order itself would be answered.
-	Allowed bool   `json:"allowed"`
-	Code    Code   `json:"code,omitempty" doc:"Kind of the refusal"`
-	Refusal string `json:"refusal,omitempty" doc:"Why it is not allowed"`
-	Hint    string `json:"hint,omitempty" doc:"What to do about that"`
-	// From is where production runs before the order, To where the order takes place or leads.
-	From        string   `json:"from" doc:"Name of the host"`
-	To          string   `json:"to" doc:"Name of the host"`
-	StartsFrom  *Point   `json:"startsFrom,omitempty" doc:"The point that machines start from"`
+	Allowed     bool     `json:"allowed"`
+	Code        Code     `json:"code,omitempty" doc:"Kind of the refusal"`
+	Refusal     string   `json:"refusal,omitempty" doc:"Why it is not allowed"`
+	Hint        string   `json:"hint,omitempty" doc:"What to do about that"`
+	From        string   `json:"from" doc:"Name of the host that the machines serve on before"`
+	To          string   `json:"to" doc:"Name of the host that they run on after"`
+	Point       *Point   `json:"point,omitempty" doc:"The recovery point that machines start from, or that is dropped"`
 	LossSeconds *float64 `json:"lossSeconds,omitempty" doc:"What the machines wrote in so many seconds before now is missing; 0 means that nothing is"`
 	// Irreversible: afterwards something is gone that nothing brings back.
 	Irreversible bool          `json:"irreversible"`
@@ -46,19 +48,19 @@ type Plan struct {
 
 // PlanMachine is one machine of a plan.
 type PlanMachine struct {
-	Name  string `json:"name"`
-	From  string `json:"from" doc:"Name of the host that it runs on before"`
-	To    string `json:"to" doc:"Name of the host that it runs on after"`
-	State string `json:"state" enum:"off,running,paused,gone,unknown" doc:"Of the machine that is, or was, production"`
-	// Replica is the state of the other one.
-	Replica  string       `json:"replica" enum:"off,running,paused,gone,unknown" doc:"Of the replica"`
-	Networks []NetworkMap `json:"networks" doc:"Where its network cards will be connected"`
-	Checks   int          `json:"checks" doc:"How many boot checks will be made, beside that it runs"`
+	Name string `json:"name"`
+	From string `json:"from" doc:"Name of the host that it serves on before"`
+	To   string `json:"to" doc:"Name of the host that it runs on after"`
+	// Source and Replica are its two machines, by the direction in force.
+	Source   string       `json:"source" enum:"off,running,paused,gone,unknown" doc:"State of the machine at the source; unknown where the host did not answer"`
+	Replica  string       `json:"replica" enum:"off,running,paused,gone,unknown" doc:"State of the machine at the target"`
+	Networks []NetworkMap `json:"networks" doc:"Where its network cards are connected before and after, as far as the hosts answered"`
+	Checks   int          `json:"checks" doc:"Boot checks that will be made, beside that it runs"`
 }
 
 // PlanChange is something that an order changes.
 type PlanChange struct {
-	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,rollback-ends,roles-swap,copy-home,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
+	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,no-way-back,roles-swap,copy-back,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host on which it happens"`
 	Text    string `json:"text"`
@@ -66,7 +68,7 @@ type PlanChange struct {
 
 // PlanWarning is something that a person should know before the order is given.
 type PlanWarning struct {
-	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,source-runs,source-off,source-unreachable,source-unknown,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,storage-low,not-asked"`
+	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,nothing-to-do"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host"`
 	Text    string `json:"text"`

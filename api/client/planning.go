@@ -14,6 +14,11 @@ func put[T any](ctx context.Context, c *Client, revision int64, body any, elemen
 		header: http.Header{"If-Match": {strconv.Quote(strconv.FormatInt(revision, 10))}}})
 }
 
+// Plan implements api.Planning.
+func (c *Client) Plan(ctx context.Context, group string, o api.PlanOrder) (api.Plan, error) {
+	return order[api.Plan](ctx, c, group, "plan", o)
+}
+
 // Bandwidth implements api.Planning.
 func (c *Client) Bandwidth(ctx context.Context) (api.BandwidthCalendar, error) {
 	return get[api.BandwidthCalendar](ctx, c, path("settings", "bandwidth"))

@@ -20,6 +20,14 @@ func edit[T any](v T, revision int64, err error) (*edited[T], error) {
 
 // planningRoutes tell what would happen, and edit what stands.
 func (s *Server) planningRoutes() {
+	type order struct {
+		OfGroup
+		Body api.PlanOrder
+	}
+	register(s, viewer.on(groups), http.MethodPost, "/groups/{id}/plan", "plan", "Tell what an order would do, and change nothing", http.StatusOK,
+		func(ctx context.Context, in *order) (*body[api.Plan], error) {
+			return answer(s.svc.Plan(ctx, in.ID, in.Body))
+		})
 	register(s, administrator.on(appliance), http.MethodGet, "/settings/bandwidth", "bandwidth", "Show the bandwidth calendar of all copies together", http.StatusOK,
 		func(ctx context.Context, _ *none) (*edited[api.BandwidthCalendar], error) {
 			c, err := s.svc.Bandwidth(ctx)

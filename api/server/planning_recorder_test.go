@@ -13,3 +13,7 @@ func (r *recorder) Bandwidth(ctx context.Context) (api.BandwidthCalendar, error)
 func (r *recorder) SetBandwidth(ctx context.Context, revision int64, c api.BandwidthCalendar) (api.BandwidthCalendar, error) {
 	return answerTo[api.BandwidthCalendar](r, "SetBandwidth", revision, c)
 }
+
+func (r *recorder) Plan(ctx context.Context, group string, o api.PlanOrder) (api.Plan, error) {
+	return answerTo[api.Plan](r, "Plan", group, o)
+}

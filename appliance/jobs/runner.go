@@ -109,10 +109,8 @@ func (r *Runner) reserve(kind, group string, state json.RawMessage, locks []stri
 	for r.index.settling(locks) {
 		r.settled.Wait()
 	}
-	for _, key := range locks {
-		if holder := r.index.holder(key); holder != nil {
-			return nil, &ErrLocked{Key: key, Job: holder.view()}
-		}
+	if locked := r.locked(locks); locked != nil {
+		return nil, locked
 	}
 	rec := record{State: state, Locks: slices.Clone(locks), Job: api.Job{
 		ID: r.newID(), Kind: kind, Group: group, State: api.JobQueued,
@@ -122,6 +120,25 @@ func (r *Runner) reserve(kind, group string, state json.RawMessage, locks []stri
 	run.kind = k
 	r.index.lock(run, locks)
 	return run, nil
+}
+
+// Locked says which job would keep another from getting the locks now; nil: none.
+func (r *Runner) Locked(locks ...string) (*ErrLocked, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	return r.locked(locks), nil
+}
+
+func (r *Runner) locked(locks []string) *ErrLocked {
+	for _, key := range locks {
+		if holder := r.index.holder(key); holder != nil {
+			return &ErrLocked{Key: key, Job: holder.view()}
+		}
+	}
+	return nil
 }
 
 // newID is greater than any that is known.

@@ -31,7 +31,7 @@ func (e *Engine) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group
 		return api.Group{}, errors.Join(public(err), e.withdraw(context.WithoutCancel(ctx), g.ID))
 	}
 	if protection.Open(spec.Policy, e.Clock()) { // else the schedule does it in time
-		if _, err := e.submit(ctx, *g, protection.OrderMirror, work{}); err != nil {
+		if _, err := e.submit(ctx, *g, wish{order: protection.OrderMirror}); err != nil {
 			return api.Group{}, err
 		}
 	}

@@ -13,19 +13,7 @@ import (
 
 // Failover starts the replicas as production, from the last moment of the source (planned) or from a kept point.
 func (e *Engine) Failover(ctx context.Context, ref string, o api.FailoverOrder) (api.Job, error) {
-	there := func(g group) error {
-		if o.Planned && o.Point != "" {
-			return &api.Error{Code: api.CodeInvalid, Field: "point", Message: "a planned failover makes its own last point",
-				Hint: "Leave the point out, or order an unplanned failover to it."}
-		}
-		// A group that cannot fail over has perhaps no point for that reason: it is told the reason.
-		if err := protection.Can(g.decision(), protection.OrderFailover); err != nil || o.Planned {
-			return err
-		}
-		_, err := g.point(o.Point)
-		return err
-	}
-	return e.order(ctx, ref, protection.OrderFailover, work{Point: o.Point, Planned: o.Planned, Force: o.Force}, there)
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderFailover), Planned: o.Planned, Point: o.Point, Force: o.Force})
 }
 
 func (e *Engine) failoverKind() jobs.Kind {
@@ -174,7 +162,7 @@ func (e *Engine) checkReplicas(ctx context.Context, t *task) error {
 
 // Commit accepts a failover.
 func (e *Engine) Commit(ctx context.Context, ref string) (api.Job, error) {
-	return e.order(ctx, ref, protection.OrderCommit, work{})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderCommit)})
 }
 
 func (e *Engine) commitKind() jobs.Kind {
@@ -208,7 +196,7 @@ func (e *Engine) replicasOff(ctx context.Context, t *task) error {
 
 // Rollback undoes a failover that was not committed.
 func (e *Engine) Rollback(ctx context.Context, ref string) (api.Job, error) {
-	return e.order(ctx, ref, protection.OrderRollback, work{})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderRollback)})
 }
 
 func (e *Engine) rollbackKind() jobs.Kind {

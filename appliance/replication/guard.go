@@ -176,7 +176,7 @@ func (e *Engine) overwritable(g group) error {
 
 // Fence turns off what runs although it must not, and gives up what it wrote.
 func (e *Engine) Fence(ctx context.Context, ref string) (api.Job, error) {
-	return e.order(ctx, ref, protection.OrderFence, work{})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderFence)})
 }
 
 func (e *Engine) fenceKind() jobs.Kind {

@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -77,65 +76,6 @@ func (e *Engine) undo(do func(ctx context.Context, t *task, arg string) error) f
 // dataLock is held by every job that writes replicas or changes roles, testLock by those that run tests beside them.
 func dataLock(group string) string { return "data:" + group }
 func testLock(group string) string { return "test:" + group }
-
-// order checks whether a group allows an order now and submits its job. A mirror or cycle that runs gives way to every
-// order but another one: what it has not committed, the order does not need. What it learned before it gave way may be a
-// reason to refuse, so all is checked again then; also has more reasons.
-func (e *Engine) order(ctx context.Context, ref string, o protection.Order, w work, also ...func(group) error) (api.Job, error) {
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Job{}, err
-	}
-	refuse := func(g group) error {
-		for _, refuse := range also {
-			if err := refuse(g); err != nil {
-				return err
-			}
-		}
-		return protection.Can(g.decision(), o)
-	}
-	if err := refuse(g); err != nil {
-		return api.Job{}, err
-	}
-	switch o {
-	case protection.OrderMirror, protection.OrderCycle, protection.OrderTest, protection.OrderEndTest:
-		return e.submit(ctx, g, o, w)
-	}
-	for {
-		if err := e.interrupt(ctx, g.ID); err != nil {
-			return api.Job{}, err
-		}
-		if g, err = e.group(g.ID); err != nil {
-			return api.Job{}, err
-		}
-		if err := refuse(g); err != nil {
-			return api.Job{}, err
-		}
-		job, err := e.submit(ctx, g, o, w)
-		// The schedule may have started one since.
-		if locked := (*jobs.ErrLocked)(nil); !errors.As(err, &locked) || !slices.Contains(givesWay, protection.Order(locked.Job.Kind)) {
-			return job, err
-		}
-	}
-}
-
-func (e *Engine) submit(ctx context.Context, g group, o protection.Order, w work) (api.Job, error) {
-	locks := []string{dataLock(g.ID)}
-	switch o {
-	case protection.OrderTest, protection.OrderEndTest:
-		locks = []string{testLock(g.ID)}
-	case protection.OrderRemove:
-		locks = append(locks, testLock(g.ID))
-	}
-	job, err := e.runner.Submit(ctx, string(o), g.ID, w, locks...)
-	var locked *jobs.ErrLocked
-	if errors.As(err, &locked) {
-		return api.Job{}, &api.Error{Code: api.CodeConflict, Err: err,
-			Message: fmt.Sprintf("group %s is busy with job %s (%s)", g.Spec.Name, locked.Job.ID, locked.Job.Kind),
-			Hint:    "Wait for it to end, or cancel it."}
-	}
-	return job, err
-}
 
 // givesWay are the jobs that orders may interrupt.
 var givesWay = []protection.Order{protection.OrderMirror, protection.OrderCycle, protection.OrderVerify}
@@ -274,7 +214,7 @@ func (e *Engine) SyncNow(ctx context.Context, ref string) (api.Job, error) {
 	if err != nil {
 		return api.Job{}, err
 	}
-	return e.order(ctx, ref, e.nextCycle(&g), work{})
+	return e.order(ctx, ref, wish{order: e.nextCycle(&g)})
 }
 
 // nextCycle is a mirror until there is a point to build on.
@@ -287,14 +227,7 @@ func (e *Engine) nextCycle(g *group) protection.Order {
 
 // DropPoint removes one point by hand.
 func (e *Engine) DropPoint(ctx context.Context, ref, point string) (api.Job, error) {
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if _, err := g.point(point); err != nil {
-		return api.Job{}, err
-	}
-	return e.order(ctx, ref, protection.OrderDropPoint, work{Point: point})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderDropPoint), Point: point})
 }
 
 func (e *Engine) dropPointKind() jobs.Kind {

@@ -14,7 +14,7 @@ import (
 // Reprotect swaps the roles after a committed failover: the machines that were production become replicas, and the
 // difference between them and production travels back, found by comparing hashes.
 func (e *Engine) Reprotect(ctx context.Context, ref string) (api.Job, error) {
-	return e.order(ctx, ref, protection.OrderReprotect, work{}, e.overwritable)
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderReprotect)})
 }
 
 func (e *Engine) reprotectKind() jobs.Kind {
@@ -66,7 +66,7 @@ func (e *Engine) adoptSource(ctx context.Context, t *task) error {
 // Failback brings the machines home: reprotect where that has not been done, a planned failover to where they came
 // from, and protection in the first direction again. Only differences travel, both ways.
 func (e *Engine) Failback(ctx context.Context, ref string) (api.Job, error) {
-	return e.order(ctx, ref, protection.OrderFailback, work{Planned: true}, e.overwritable)
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderFailback)})
 }
 
 func (e *Engine) failbackKind() jobs.Kind {
@@ -250,17 +250,7 @@ func (e *Engine) turnHome(_ context.Context, t *task) error {
 
 // RemoveGroup ends protection.
 func (e *Engine) RemoveGroup(ctx context.Context, ref string, deleteReplicas bool) (api.Job, error) {
-	order := protection.OrderRemove
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if deleteReplicas {
-		if err := protection.Can(g.decision(), protection.OrderDelete); err != nil {
-			return api.Job{}, err
-		}
-	}
-	return e.order(ctx, ref, order, work{DeleteReplicas: deleteReplicas, Run: g.TestRun})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderRemove), DeleteReplicas: deleteReplicas})
 }
 
 func (e *Engine) removeKind() jobs.Kind {

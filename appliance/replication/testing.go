@@ -15,18 +15,7 @@ import (
 
 // Test starts the replicas in a bubble of their own, beside running replication.
 func (e *Engine) Test(ctx context.Context, ref string, o api.TestOrder) (api.Job, error) {
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Job{}, err
-	}
-	if err := protection.Can(g.decision(), protection.OrderTest); err != nil {
-		return api.Job{}, err
-	}
-	point, err := g.point(o.Point)
-	if err != nil {
-		return api.Job{}, err
-	}
-	return e.order(ctx, ref, protection.OrderTest, work{Point: point.ID, Run: newID()})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderTest), Point: o.Point})
 }
 
 func (e *Engine) testKind() jobs.Kind {
@@ -166,11 +155,7 @@ func (e *Engine) checkTest(ctx context.Context, t *task) error {
 
 // EndTest cleans a test up; only then has it passed.
 func (e *Engine) EndTest(ctx context.Context, ref string) (api.Job, error) {
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Job{}, err
-	}
-	return e.order(ctx, ref, protection.OrderEndTest, work{Run: g.TestRun})
+	return e.give(ctx, ref, api.PlanOrder{Order: string(protection.OrderEndTest)})
 }
 
 func (e *Engine) endTestKind() jobs.Kind {

@@ -16,7 +16,7 @@ import (
 // Verify compares the replicas with their sources in full. It is made of cycles: each compares a further part of the disks
 // before its commit, so that points keep coming while the disks are read, however large they are.
 func (e *Engine) Verify(ctx context.Context, ref string) (api.Job, error) {
-	return e.order(ctx, ref, protection.OrderVerify, work{})
+	return e.order(ctx, ref, wish{order: protection.OrderVerify})
 }
 
 func (e *Engine) verifyKind() jobs.Kind {
