@@ -24,7 +24,7 @@ const module = "understudy/"
 // floors of the house, by room. A package belongs to the room with the longest prefix of its path. Imports go down only.
 var floors = map[string]int{
 	"appliance": 6, "guestagent": 6, "images": 6,
-	"appliance/replication": 5, "appliance/cli": 5, "appliance/store": 5, "appliance/support": 5,
+	"appliance/replication": 5, "appliance/cli": 5, "appliance/store": 5, "appliance/support": 5, "appliance/metrics": 5,
 	"appliance/protection": 4, "appliance/jobs": 4, "appliance/vault": 4,
 	"api": 3, "api/server": 3, "api/client": 3,
 	"provisioning": 2, "hypervisors/hypervisortest": 2, "hypervisors/kvm": 2, "hypervisors/fake": 2, "hypervisors/esx": 2, "hypervisors/hyperv": 2,
@@ -41,6 +41,7 @@ var owners = map[string][]string{
 	"github.com/gin-gonic/":           {"api/server"},
 	"github.com/danielgtaylor/huma/":  {"api/server"},
 	"github.com/spf13/":               {"appliance", "appliance/cli"},
+	"github.com/prometheus/":          {"appliance/metrics"},
 	"github.com/vbauerster/mpb/":      {"appliance/cli"},
 	module + "hypervisors/kvm/lab":    {"hypervisors/kvm/*", "appliance/demo", "appliance/bench", "appliance/rig", "appliance/soak"},
 	module + "hypervisors/kvm/lab/":   {"hypervisors/kvm/*", "appliance/demo", "appliance/bench", "appliance/rig", "appliance/soak"},

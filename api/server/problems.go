@@ -16,13 +16,14 @@ import (
 
 // Problem is the body of every answer that is not 2xx: RFC 9457 with the product's own members.
 type Problem struct {
-	Title  string      `json:"title" doc:"The HTTP status in words"`
-	Status int         `json:"status"`
-	Detail string      `json:"detail" doc:"What happened, for people"`
-	Code   api.Code    `json:"code" doc:"What happened, for programs" enum:"invalid,not-found,conflict,in-use,stale,unauthorized,forbidden,throttled,host,no-space,internal"`
-	Hint   string      `json:"hint,omitempty" doc:"What to do about it"`
-	Field  string      `json:"field,omitempty" doc:"The offending field, such as policy.rpoSeconds"`
-	Errors []Violation `json:"errors,omitempty" doc:"All offending fields, when there are several"`
+	Title   string      `json:"title" doc:"The HTTP status in words"`
+	Status  int         `json:"status"`
+	Detail  string      `json:"detail" doc:"What happened, for people"`
+	Code    api.Code    `json:"code" doc:"What happened, for programs" enum:"invalid,not-found,conflict,in-use,stale,unauthorized,forbidden,throttled,host,no-space,internal"`
+	Hint    string      `json:"hint,omitempty" doc:"What to do about it"`
+	Field   string      `json:"field,omitempty" doc:"The offending field, such as policy.rpoSeconds"`
+	Request string      `json:"request,omitempty" doc:"Id of the request, which the log has too"`
+	Errors  []Violation `json:"errors,omitempty" doc:"All offending fields, when there are several"`
 }
 
 // Violation is one field that is wrong.
@@ -76,7 +77,9 @@ func (s *Server) problem(ctx context.Context, err error) *Problem {
 		// The reader of the log is another one than the reader of the answer.
 		s.log.ErrorContext(ctx, "request failed", "error", err)
 	}
-	return newProblem(status, e)
+	p := newProblem(status, e)
+	p.Request = requestOf(ctx)
+	return p
 }
 
 func newProblem(status int, e *api.Error) *Problem {
@@ -85,7 +88,9 @@ func newProblem(status int, e *api.Error) *Problem {
 
 func abort(c *gin.Context, status int, e *api.Error) {
 	c.Header("Content-Type", "application/problem+json")
-	c.AbortWithStatusJSON(status, newProblem(status, e))
+	p := newProblem(status, e)
+	p.Request = requestOf(c.Request.Context())
+	c.AbortWithStatusJSON(status, p)
 }
 
 // validationProblem translates what huma finds wrong with a request.

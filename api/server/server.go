@@ -41,6 +41,10 @@ type Options struct {
 	Log *slog.Logger
 	// Version is told in the header Understudy-Version of every answer to a client that signed in.
 	Version string
+	// Metrics answers at /metrics; nil: there are none.
+	Metrics http.Handler
+	// Observe is told of each request, by the pattern of its route; nil: nobody is.
+	Observe func(method, route string, status int, took time.Duration)
 }
 
 // Server is the http.Handler of an appliance; [Serve] runs it.
@@ -52,6 +56,7 @@ type Server struct {
 	operate       api.Operation
 	notifications api.Notifications
 	log           *slog.Logger
+	observe       func(method, route string, status int, took time.Duration) // may be nil
 	token         string
 	needs         map[string]guarded // by method and path, as gin writes them
 
@@ -68,7 +73,8 @@ func init() { gin.SetMode(gin.ReleaseMode) } // the debug mode prints to standar
 // New makes the handler for the parts.
 func New(parts Parts, o Options) *Server {
 	s := &Server{
-		engine: gin.New(), svc: parts.Service, access: parts.Access, operate: parts.Operation, log: cmp.Or(o.Log, slog.Default()), token: o.Token,
+		engine: gin.New(), svc: parts.Service, access: parts.Access, operate: parts.Operation, token: o.Token,
+		log: slog.New(traced{cmp.Or(o.Log, slog.Default()).Handler()}), observe: o.Observe,
 		notifications: parts.Notifications,
 		needs:         map[string]guarded{},
 		heartbeat:     15 * time.Second, bodyTimeout: 30 * time.Second,
@@ -77,7 +83,7 @@ func New(parts Parts, o Options) *Server {
 	e := s.engine
 	e.RedirectTrailingSlash = false
 	e.HandleMethodNotAllowed = true
-	e.Use(s.logRequest, gin.CustomRecoveryWithWriter(nil, s.recovered), secureHeaders)
+	e.Use(s.trace, gin.CustomRecoveryWithWriter(nil, s.recovered), secureHeaders)
 
 	// Open to everybody: a sign of life, the page, and the document. Everything below Use(gate) is not, unless its need says so.
 	e.GET("/healthz", func(c *gin.Context) { c.JSON(http.StatusOK, gin.H{"status": "ok"}) })
@@ -92,6 +98,10 @@ func New(parts Parts, o Options) *Server {
 		c.Header("Understudy-Version", o.Version)
 		c.Header("Cache-Control", "no-store")
 	})
+	if o.Metrics != nil {
+		s.guard(viewer.on(appliance), http.MethodGet, "/metrics", "metrics")
+		e.GET("/metrics", gin.WrapH(o.Metrics))
+	}
 	e.NoRoute(func(c *gin.Context) {
 		abort(c, http.StatusNotFound, &api.Error{Code: api.CodeNotFound, Message: "there is nothing at " + c.Request.URL.Path,
 			Hint: "All addresses are in /openapi.json."})
@@ -137,22 +147,11 @@ func secureHeaders(c *gin.Context) {
 	c.Header("Referrer-Policy", "no-referrer")
 }
 
-func (s *Server) logRequest(c *gin.Context) {
-	start := time.Now()
-	c.Next()
-	level := slog.LevelInfo
-	if c.Request.Method == http.MethodGet {
-		level = slog.LevelDebug
-	}
-	s.log.Log(c.Request.Context(), level, "request", "method", c.Request.Method, "path", c.Request.URL.Path,
-		"status", c.Writer.Status(), "took", time.Since(start).Round(time.Microsecond), "from", c.Request.RemoteAddr)
-}
-
 func (s *Server) recovered(c *gin.Context, reason any) {
 	if err, ok := reason.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(reason) // net/http ends the connection quietly
 	}
-	s.log.Error("request panicked", "method", c.Request.Method, "path", c.Request.URL.Path, "reason", reason,
+	s.log.ErrorContext(c.Request.Context(), "request panicked", "method", c.Request.Method, "path", c.Request.URL.Path, "reason", reason,
 		"stack", string(debug.Stack()))
 	abort(c, http.StatusInternalServerError, &api.Error{Code: api.CodeInternal, Message: "the appliance failed to answer",
 		Hint: "This is a bug; its log has the details."})
