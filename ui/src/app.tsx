@@ -92,7 +92,7 @@ function Languages() {
   return (
     <Dropdown isOpen={open} onOpenChange={setOpen} onSelect={(_, v) => { chooseLanguage(v as Language); setOpen(false) }} popperProps={{ position: 'right' }}
       toggle={ref => (
-        <MenuToggle ref={ref} variant="plainText" icon={<GlobeIcon />} isExpanded={open} aria-label={t('app.language')} onClick={() => setOpen(!open)}>
+        <MenuToggle ref={ref} variant="plainText" icon={<GlobeIcon />} isExpanded={open} aria-label={`${t('app.language')} ${i18n.language.toUpperCase()}`} onClick={() => setOpen(!open)}>
           {i18n.language.toUpperCase()}
         </MenuToggle>
       )}>

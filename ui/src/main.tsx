@@ -13,7 +13,7 @@ import { Notices } from './parts/dialogs'
 createRoot(document.getElementById('root')!).render(
   <StrictMode>
     <QueryClientProvider client={queries}>
-      <BrowserRouter>
+      <BrowserRouter future={{ v7_startTransition: true, v7_relativeSplatPath: true }}>
         <Notices><App /></Notices>
       </BrowserRouter>
     </QueryClientProvider>

@@ -179,6 +179,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/groups/{id}/plan": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Tell what an order would do, and change nothing */
+        post: operations["plan"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/groups/{id}/points": {
         parameters: {
             query?: never;
@@ -470,6 +487,200 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/notifications/channels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the channels of notifications */
+        get: operations["list-channels"];
+        put?: never;
+        /** Add a receiver of notifications */
+        post: operations["create-channel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notifications/channels/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Change a channel; secrets that are left out stay */
+        put: operations["update-channel"];
+        post?: never;
+        /** Delete a channel that no rule names */
+        delete: operations["delete-channel"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notifications/channels/{id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Send a test message now and tell what the receiver answered */
+        post: operations["test-channel"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notifications/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List what was sent, the newest first */
+        get: operations["list-deliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notifications/mib": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Give the SNMP MIB module */
+        get: operations["mib"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notifications/rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the rules of notifications */
+        get: operations["list-rules"];
+        put?: never;
+        /** Say what is told to whom */
+        post: operations["create-rule"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/notifications/rules/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Change a rule */
+        put: operations["update-rule"];
+        post?: never;
+        /** Delete a rule */
+        delete: operations["delete-rule"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/rotate-key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Seal the kept secrets with a new key */
+        post: operations["rotate-key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/secrets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Tell whether the kept secrets can be read */
+        get: operations["secrets"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings/bandwidth": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show the bandwidth calendar of all copies together */
+        get: operations["bandwidth"];
+        /** Replace the bandwidth calendar */
+        put: operations["set-bandwidth"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings/certificate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show the certificate of the API */
+        get: operations["certificate"];
+        /** Use another certificate at once */
+        put: operations["replace-certificate"];
+        post?: never;
+        /** Go back to a self-made certificate */
+        delete: operations["reset-certificate"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -509,6 +720,41 @@ export interface components {
             /** Format: date-time */
             since: string;
         };
+        BandwidthCalendar: {
+            /**
+             * Format: int64
+             * @description Where no rule says otherwise; 0 means no bound
+             */
+            mbit: number;
+            /**
+             * Format: int64
+             * @description For If-Match
+             */
+            revision: number;
+            /** @description The first that is open holds */
+            rules: components["schemas"]["BandwidthRule"][];
+            /**
+             * @description Of the rules; empty means UTC
+             * @example Europe/Berlin
+             */
+            timeZone?: string;
+        };
+        BandwidthRule: {
+            /** @description mon, tue, wed, thu, fri, sat, sun: when it begins; empty means every day */
+            days?: string[] | null;
+            /** @example 18:00 */
+            from: string;
+            /**
+             * Format: int64
+             * @description 0 means no bound
+             */
+            mbit: number;
+            /**
+             * @description Excluded. Not after from means on the next day
+             * @example 08:00
+             */
+            to: string;
+        };
         Capabilities: {
             changeTracking: boolean;
             groupMoment: boolean;
@@ -519,6 +765,71 @@ export interface components {
             quiesce: boolean;
             source: boolean;
             target: boolean;
+        };
+        Certificate: {
+            /**
+             * Format: int64
+             * @description Certificates that are sent along, itself included
+             */
+            chain: number;
+            /** @description SHA-256, as browsers show it */
+            fingerprint: string;
+            issuer: string;
+            /** @description Host names and addresses that it is for */
+            names: string[];
+            /** Format: date-time */
+            notAfter: string;
+            /** Format: date-time */
+            notBefore: string;
+            /** @description Made by the appliance, and made again before it expires */
+            selfMade: boolean;
+            subject: string;
+            /** @description What will trouble those who connect */
+            warnings?: string[] | null;
+        };
+        CertificateOrder: {
+            /** @description PEM: the certificate, then those of its issuers in order */
+            certificate: string;
+            /**
+             * Format: password
+             * @description PEM: its private key, not encrypted
+             */
+            key: string;
+        };
+        Channel: {
+            email?: components["schemas"]["EmailChannel"];
+            /** @description Only then is anything sent, but for tests */
+            enabled: boolean;
+            id: string;
+            /** @enum {string} */
+            kind: "email" | "snmp" | "syslog" | "webhook";
+            name: string;
+            /** @description Why the last attempt failed; empty once one succeeded */
+            problem?: string;
+            /**
+             * Format: int64
+             * @description For If-Match
+             */
+            revision: number;
+            snmp?: components["schemas"]["SNMPChannel"];
+            syslog?: components["schemas"]["SyslogChannel"];
+            /**
+             * Format: int64
+             * @description Notifications that wait for this channel
+             */
+            waiting: number;
+            webhook?: components["schemas"]["WebhookChannel"];
+        };
+        ChannelSpec: {
+            email?: components["schemas"]["EmailChannel"];
+            /** @description Only then is anything sent, but for tests */
+            enabled: boolean;
+            /** @enum {string} */
+            kind: "email" | "snmp" | "syslog" | "webhook";
+            name: string;
+            snmp?: components["schemas"]["SNMPChannel"];
+            syslog?: components["schemas"]["SyslogChannel"];
+            webhook?: components["schemas"]["WebhookChannel"];
         };
         Check: {
             address?: string;
@@ -547,6 +858,37 @@ export interface components {
             /** @description As Job.Waiting says it: what is confirmed is what was read */
             prompt: string;
         };
+        Delivery: {
+            /**
+             * Format: int64
+             * @description How many notifications the message gathers
+             */
+            alerts: number;
+            /** @description What the receiver said */
+            answer?: string;
+            /** @description Id of the channel */
+            channel: string;
+            channelName: string;
+            /** @description Why the last attempt failed */
+            error?: string;
+            /** @description What to do about it */
+            hint?: string;
+            /** @description Id of the message, the same in all attempts */
+            id: string;
+            /** Format: date-time */
+            nextTry?: string;
+            /** @enum {string} */
+            state: "delivered" | "retrying" | "failed";
+            subject: string;
+            test?: boolean;
+            /**
+             * Format: date-time
+             * @description Of the last attempt
+             */
+            time: string;
+            /** Format: int64 */
+            tries: number;
+        };
         Disk: {
             bus: string;
             /** @description Why it cannot be protected */
@@ -566,6 +908,41 @@ export interface components {
         DoctorReport: {
             checks: components["schemas"]["DoctorCheck"][] | null;
             host: string;
+        };
+        EmailChannel: {
+            /** @description PEM certificates to trust instead of the system's */
+            ca?: string;
+            /** @example understudy@example.com */
+            from: string;
+            /**
+             * @description Mail server
+             * @example mail.example.com
+             */
+            host: string;
+            /**
+             * Format: password
+             * @description Left out: as before
+             */
+            password?: string;
+            readonly passwordSet?: boolean;
+            /**
+             * Format: int64
+             * @example 587
+             */
+            port: number;
+            /**
+             * @description starttls is demanded, never merely tried; none sends in the clear and takes no password
+             * @enum {string}
+             */
+            security: "starttls" | "tls" | "none";
+            /**
+             * @example [
+             *       "admins@example.com"
+             *     ]
+             */
+            to: string[] | null;
+            /** @description Empty: no sign-in */
+            user?: string;
         };
         Event: {
             /** @enum {string} */
@@ -800,6 +1177,14 @@ export interface components {
             model: string;
             network: string;
         };
+        PageDelivery: {
+            items: components["schemas"]["Delivery"][];
+            /**
+             * Format: int64
+             * @description How many there are in all, with these filters
+             */
+            total: number;
+        };
         PageGroup: {
             items: components["schemas"]["Group"][];
             /**
@@ -815,6 +1200,91 @@ export interface components {
              * @description How many there are in all, with these filters
              */
             total: number;
+        };
+        Plan: {
+            allowed: boolean;
+            /** @description What will be changed, in the order in which it happens */
+            changes: components["schemas"]["PlanChange"][] | null;
+            /** @description Kind of the refusal */
+            code?: string;
+            /** @description Name of the host that the machines serve on before */
+            from: string;
+            /** @description What to do about that */
+            hint?: string;
+            irreversible: boolean;
+            /**
+             * Format: double
+             * @description What the machines wrote in so many seconds before now is missing; 0 means that nothing is
+             */
+            lossSeconds?: number;
+            machines: components["schemas"]["PlanMachine"][] | null;
+            order: string;
+            /** @description The recovery point that machines start from, or that is dropped */
+            point?: components["schemas"]["Point"];
+            /** @description Why it is not allowed */
+            refusal?: string;
+            /** @description Of the group when the plan was made */
+            state: string;
+            /** @description Of the job, in order; see Job.steps */
+            steps: string[] | null;
+            /** @description Name of the host that they run on after */
+            to: string;
+            /** @description How it can be undone */
+            undo?: string;
+            warnings: components["schemas"]["PlanWarning"][] | null;
+        };
+        PlanChange: {
+            /** @enum {string} */
+            code: "last-copy" | "source-off" | "source-on" | "source-autostart-off" | "source-autostart-on" | "source-writes-given-up" | "replica-starts" | "replica-off" | "replica-autostart-on" | "replica-writes-discarded" | "test-network-made" | "test-network-removed" | "test-starts" | "test-ends" | "no-way-back" | "roles-swap" | "copy-back" | "home-starts" | "points-dropped" | "stray-off" | "protection-ends" | "replicas-kept" | "replicas-deleted";
+            /** @description Name of the host on which it happens */
+            host?: string;
+            machine?: string;
+            text: string;
+        };
+        PlanMachine: {
+            /**
+             * Format: int64
+             * @description Boot checks that will be made, beside that it runs
+             */
+            checks: number;
+            /** @description Name of the host that it serves on before */
+            from: string;
+            name: string;
+            /** @description Where its network cards are connected before and after, as far as the hosts answered */
+            networks: components["schemas"]["NetworkMap"][] | null;
+            /**
+             * @description State of the machine at the target
+             * @enum {string}
+             */
+            replica: "off" | "running" | "paused" | "gone" | "unknown";
+            /**
+             * @description State of the machine at the source; unknown where the host did not answer
+             * @enum {string}
+             */
+            source: "off" | "running" | "paused" | "gone" | "unknown";
+            /** @description Name of the host that it runs on after */
+            to: string;
+        };
+        PlanOrder: {
+            deleteReplicas?: boolean;
+            force?: boolean;
+            /** @enum {string} */
+            order: "test" | "end-test" | "failover" | "commit" | "rollback" | "reprotect" | "failback" | "fence" | "drop-point" | "remove";
+            planned?: boolean;
+            /** @description For test, failover and drop-point; empty means the newest that is not suspect */
+            point?: string;
+        };
+        PlanWarning: {
+            /** @enum {string} */
+            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "nothing-to-do";
+            /** @description What to do about it */
+            hint?: string;
+            /** @description Name of the host */
+            host?: string;
+            machine?: string;
+            /** @description As things stand the job would fail */
+            stops?: boolean;
+            text: string;
         };
         Point: {
             /** Format: int64 */
@@ -949,6 +1419,97 @@ export interface components {
             /** Format: double */
             worstSeconds: number;
         };
+        Rule: {
+            /** @description Ids of channels */
+            channels: string[] | null;
+            enabled: boolean;
+            /** @description Ids of groups; empty means all, and hosts too */
+            groups?: string[] | null;
+            id: string;
+            /** @description Kinds of alerts, job-failed, job-ended, or kinds of jobs such as failover; empty means all */
+            kinds?: string[] | null;
+            /**
+             * @description Empty means info: everything
+             * @enum {string}
+             */
+            minSeverity?: "info" | "warning" | "critical";
+            name: string;
+            /**
+             * Format: int64
+             * @description For If-Match
+             */
+            revision: number;
+        };
+        RuleSpec: {
+            /** @description Ids of channels */
+            channels: string[] | null;
+            enabled: boolean;
+            /** @description Ids of groups; empty means all, and hosts too */
+            groups?: string[] | null;
+            /** @description Kinds of alerts, job-failed, job-ended, or kinds of jobs such as failover; empty means all */
+            kinds?: string[] | null;
+            /**
+             * @description Empty means info: everything
+             * @enum {string}
+             */
+            minSeverity?: "info" | "warning" | "critical";
+            name: string;
+        };
+        SecretsStatus: {
+            hint?: string;
+            problem?: string;
+            /**
+             * Format: int64
+             * @description How many there are
+             */
+            secrets: number;
+            /** @description Those that cannot be read */
+            unreadable: string[];
+        };
+        SNMPChannel: {
+            /**
+             * Format: password
+             * @description Version 3, 8 characters or more. Left out: as before
+             */
+            authPassword?: string;
+            readonly authPasswordSet?: boolean;
+            /**
+             * @description Version 3; empty means sha256
+             * @enum {string}
+             */
+            authProtocol?: "sha" | "sha224" | "sha256" | "sha384" | "sha512";
+            /**
+             * Format: password
+             * @description Version 2c. Left out: as before
+             */
+            community?: string;
+            readonly communitySet?: boolean;
+            /** @description Engine id of the appliance in hexadecimal, which receivers of version 3 traps must know */
+            readonly engineId?: string;
+            host: string;
+            /** @description Send informs, which the manager acknowledges, instead of traps */
+            inform?: boolean;
+            /**
+             * Format: int64
+             * @example 162
+             */
+            port: number;
+            /**
+             * Format: password
+             * @description Version 3, 8 characters or more. Left out: as before
+             */
+            privPassword?: string;
+            readonly privPasswordSet?: boolean;
+            /**
+             * @description Version 3; empty means aes (128 bits)
+             * @enum {string}
+             */
+            privProtocol?: "aes" | "aes192" | "aes256";
+            /** @description Version 3 */
+            user?: string;
+            /** @enum {string} */
+            version: "v2c" | "v3";
+        };
         Storage: {
             default?: boolean;
             /** Format: int64 */
@@ -957,6 +1518,26 @@ export interface components {
             path: string;
             /** Format: int64 */
             total: number;
+        };
+        SyslogChannel: {
+            /** @description PEM certificates to trust instead of the system's */
+            ca?: string;
+            /**
+             * @description Empty means daemon
+             * @enum {string}
+             */
+            facility?: "user" | "daemon" | "local0" | "local1" | "local2" | "local3" | "local4" | "local5" | "local6" | "local7";
+            host: string;
+            /**
+             * Format: int64
+             * @example 6514
+             */
+            port: number;
+            /**
+             * @description tcp and tls count octets (RFC 6587, RFC 5425)
+             * @enum {string}
+             */
+            transport: "udp" | "tcp" | "tls";
         };
         TestMachine: {
             checks: components["schemas"]["CheckResult"][] | null;
@@ -1047,6 +1628,21 @@ export interface components {
             /** @description What the person is asked to do */
             text: string;
         };
+        WebhookChannel: {
+            /** @description PEM certificates to trust instead of the system's */
+            ca?: string;
+            /**
+             * Format: password
+             * @description Key of the signature: whsec_ and 24 to 64 bytes in base64. Left out: as before
+             */
+            secret?: string;
+            readonly secretSet?: boolean;
+            /**
+             * @description https; plain http for loopback addresses only. Redirects are not followed
+             * @example https://hooks.example.com/understudy
+             */
+            url: string;
+        };
         Window: {
             /** @description mon, tue, wed, thu, fri, sat, sun: when it begins; empty means every day */
             days?: string[] | null;
@@ -1068,13 +1664,21 @@ export interface components {
 export type About = components['schemas']['About'];
 export type ActiveAlert = components['schemas']['ActiveAlert'];
 export type Alert = components['schemas']['Alert'];
+export type BandwidthCalendar = components['schemas']['BandwidthCalendar'];
+export type BandwidthRule = components['schemas']['BandwidthRule'];
 export type Capabilities = components['schemas']['Capabilities'];
+export type Certificate = components['schemas']['Certificate'];
+export type CertificateOrder = components['schemas']['CertificateOrder'];
+export type Channel = components['schemas']['Channel'];
+export type ChannelSpec = components['schemas']['ChannelSpec'];
 export type Check = components['schemas']['Check'];
 export type CheckResult = components['schemas']['CheckResult'];
 export type Confirmation = components['schemas']['Confirmation'];
+export type Delivery = components['schemas']['Delivery'];
 export type Disk = components['schemas']['Disk'];
 export type DoctorCheck = components['schemas']['DoctorCheck'];
 export type DoctorReport = components['schemas']['DoctorReport'];
+export type EmailChannel = components['schemas']['EmailChannel'];
 export type Event = components['schemas']['Event'];
 export type FailoverOrder = components['schemas']['FailoverOrder'];
 export type Group = components['schemas']['Group'];
@@ -1090,8 +1694,14 @@ export type Machine = components['schemas']['Machine'];
 export type Network = components['schemas']['Network'];
 export type NetworkMap = components['schemas']['NetworkMap'];
 export type Nic = components['schemas']['NIC'];
+export type PageDelivery = components['schemas']['PageDelivery'];
 export type PageGroup = components['schemas']['PageGroup'];
 export type PageJob = components['schemas']['PageJob'];
+export type Plan = components['schemas']['Plan'];
+export type PlanChange = components['schemas']['PlanChange'];
+export type PlanMachine = components['schemas']['PlanMachine'];
+export type PlanOrder = components['schemas']['PlanOrder'];
+export type PlanWarning = components['schemas']['PlanWarning'];
 export type Point = components['schemas']['Point'];
 export type PointDisk = components['schemas']['PointDisk'];
 export type PointMachine = components['schemas']['PointMachine'];
@@ -1101,7 +1711,12 @@ export type Progress = components['schemas']['Progress'];
 export type Range = components['schemas']['Range'];
 export type RetentionTier = components['schemas']['RetentionTier'];
 export type RpoStatus = components['schemas']['RPOStatus'];
+export type Rule = components['schemas']['Rule'];
+export type RuleSpec = components['schemas']['RuleSpec'];
+export type SecretsStatus = components['schemas']['SecretsStatus'];
+export type SnmpChannel = components['schemas']['SNMPChannel'];
 export type Storage = components['schemas']['Storage'];
+export type SyslogChannel = components['schemas']['SyslogChannel'];
 export type TestMachine = components['schemas']['TestMachine'];
 export type TestOrder = components['schemas']['TestOrder'];
 export type TestReport = components['schemas']['TestReport'];
@@ -1110,6 +1725,7 @@ export type VerifiedDisk = components['schemas']['VerifiedDisk'];
 export type VerifiedMachine = components['schemas']['VerifiedMachine'];
 export type Violation = components['schemas']['Violation'];
 export type Waiting = components['schemas']['Waiting'];
+export type WebhookChannel = components['schemas']['WebhookChannel'];
 export type Window = components['schemas']['Window'];
 export type $defs = Record<string, never>;
 export interface operations {
@@ -1511,6 +2127,42 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Group"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    plan: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the group */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PlanOrder"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Plan"];
                 };
             };
             /** @description Error */
@@ -2150,6 +2802,589 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-channels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Channel"][] | null;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "create-channel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChannelSpec"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    ETag?: string;
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Channel"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "update-channel": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description Id or name of the channel */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChannelSpec"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Channel"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "delete-channel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the channel */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "test-channel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the channel */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Delivery"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-deliveries": {
+        parameters: {
+            query?: {
+                /** @description Id of a channel; empty means all */
+                channel?: string;
+                /** @description How many items at most */
+                limit?: number;
+                /** @description How many items to leave out */
+                offset?: number;
+                state?: "delivered" | "retrying" | "failed";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PageDelivery"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    mib: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "Content-Type"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rule"][] | null;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "create-rule": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RuleSpec"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    ETag?: string;
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rule"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "update-rule": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description Id or name of the rule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RuleSpec"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rule"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "delete-rule": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the rule */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "rotate-key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SecretsStatus"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    secrets: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SecretsStatus"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    bandwidth: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BandwidthCalendar"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "set-bandwidth": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BandwidthCalendar"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BandwidthCalendar"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    certificate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Certificate"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "replace-certificate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CertificateOrder"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Certificate"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "reset-certificate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Certificate"];
                 };
             };
             /** @description Error */

@@ -2,8 +2,7 @@
 import { lazy, type ComponentType, type LazyExoticComponent } from 'react'
 import type { Role } from '../session'
 
-const page = (load: () => Promise<Record<string, ComponentType>>, name: string) =>
-  lazy(async () => ({ default: (await load())[name]! }))
+const page = (load: () => Promise<ComponentType>) => lazy(async () => ({ default: await load() }))
 
 export interface Route {
   path: string
@@ -14,5 +13,7 @@ export interface Route {
 }
 
 export const routes: Route[] = [
-  { path: '/hosts', need: 'viewer', page: page(() => import('./hosts'), 'Hosts'), nav: 'hosts' },
+  { path: '/hosts', need: 'viewer', page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },
+  { path: '/hosts/new', need: 'administrator', page: page(() => import('./host-form').then(m => m.AddHost)) },
+  { path: '/hosts/:id', need: 'viewer', page: page(() => import('./hosts').then(m => m.HostPage)) },
 ]

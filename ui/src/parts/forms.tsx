@@ -29,7 +29,7 @@ export function ProblemForm({ error, onSubmit, children, id }: FormProps) {
   }
   return (
     <Problems value={error instanceof Problem ? error : undefined}>
-      <Form ref={form} id={id} onSubmit={submit} noValidate>
+      <Form ref={form} id={id} onSubmit={submit} noValidate isWidthLimited>
         {error ? <div className="problem" tabIndex={-1}><ProblemAlert error={error} /></div> : null}
         {children}
       </Form>

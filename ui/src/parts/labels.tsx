@@ -9,13 +9,14 @@ import PauseCircleIcon from '@patternfly/react-icons/dist/esm/icons/pause-circle
 import PendingIcon from '@patternfly/react-icons/dist/esm/icons/pending-icon'
 import { useTranslation } from 'react-i18next'
 
-type Look = Pick<LabelProps, 'color' | 'status' | 'icon'>
-const good: Look = { status: 'success', icon: <CheckCircleIcon /> }
+// What is as it should be is drawn quietly, so that what is not stands out.
+type Look = Pick<LabelProps, 'color' | 'status' | 'icon' | 'variant'>
+const good: Look = { status: 'success', icon: <CheckCircleIcon />, variant: 'outline' }
 const warn: Look = { status: 'warning', icon: <ExclamationTriangleIcon /> }
 const bad: Look = { status: 'danger', icon: <ExclamationCircleIcon /> }
 const busy: Look = { color: 'blue', icon: <InProgressIcon /> }
-const idle: Look = { color: 'grey', icon: <PendingIcon /> }
-const off: Look = { color: 'grey', icon: <BanIcon /> }
+const idle: Look = { color: 'grey', icon: <PendingIcon />, variant: 'outline' }
+const off: Look = { color: 'grey', icon: <BanIcon />, variant: 'outline' }
 
 export type Health = 'met' | 'at-risk' | 'missed' | 'off'
 export const healths: Health[] = ['missed', 'at-risk', 'met', 'off']

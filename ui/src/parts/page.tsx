@@ -1,11 +1,11 @@
 // The frame of a page: title, what it is for, its one next step; and what is shown while there is nothing to show yet.
 import {
-  Alert, Breadcrumb, BreadcrumbItem, Bullseye, Button, Content, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStateFooter, Flex, FlexItem,
-  PageSection, Spinner, Title,
+  Alert, Breadcrumb, BreadcrumbItem, Bullseye, Button, Content, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStateFooter, Flex, FlexItem,
+  PageSection, Spinner, Tab, Tabs, TabTitleText, Title,
 } from '@patternfly/react-core'
 import { useEffect, useRef, type ComponentType, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
-import { Link, useLocation } from 'react-router-dom'
+import { Link, useLocation, useSearchParams } from 'react-router-dom'
 import { Problem } from '../api/client'
 
 interface PageProps {
@@ -112,3 +112,34 @@ export function Answer<T>({ query, children }: { query: Query<T>; children: (dat
 }
 
 export const Heading = ({ children, id }: { children: ReactNode; id?: string }) => <Title headingLevel="h2" size="lg" id={id} className="section-title">{children}</Title>
+
+/** Names and values, one below the other; what has no value is left out. */
+export const Facts = ({ of, label }: { of: [name: string, value: ReactNode][]; label?: string }) => (
+  <DescriptionList isHorizontal isCompact aria-label={label} horizontalTermWidthModifier={{ default: '14rem' }}>
+    {of.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) => (
+      <DescriptionListGroup key={name}>
+        <DescriptionListTerm>{name}</DescriptionListTerm>
+        <DescriptionListDescription>{value}</DescriptionListDescription>
+      </DescriptionListGroup>
+    ))}
+  </DescriptionList>
+)
+
+interface TabsProps {
+  label: string
+  tabs: { key: string; title: string; content: () => ReactNode }[]
+}
+
+/** Parts of a page, of which one is shown; which one is in the address. */
+export function PageTabs({ label, tabs }: TabsProps) {
+  const [params, setParams] = useSearchParams()
+  const active = tabs.find(t => t.key === params.get('tab')) ?? tabs[0]!
+  return (
+    <>
+      <Tabs aria-label={label} activeKey={active.key} onSelect={(_, key) => setParams(key === tabs[0]!.key ? {} : { tab: String(key) })} className="page-tabs">
+        {tabs.map(t => <Tab key={t.key} eventKey={t.key} title={<TabTitleText>{t.title}</TabTitleText>} tabContentId={`tab-${t.key}`} />)}
+      </Tabs>
+      <section id={`tab-${active.key}`} role="tabpanel" aria-label={active.title}>{active.content()}</section>
+    </>
+  )
+}

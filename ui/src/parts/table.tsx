@@ -3,7 +3,7 @@ import { FormSelect, FormSelectOption, SearchInput, Skeleton, Toolbar, ToolbarCo
 import { Table, Tbody, Td, Th, Thead, Tr, type ThProps } from '@patternfly/react-table'
 import { keepPreviousData, useQueries, type UseQueryOptions } from '@tanstack/react-query'
 import { useVirtualizer } from '@tanstack/react-virtual'
-import { useEffect, useRef, useState, type ReactNode } from 'react'
+import { useEffect, useLayoutEffect, useRef, useState, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useSearchParams } from 'react-router-dom'
 import { Loading, ProblemAlert } from './page'
@@ -88,6 +88,12 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
   const first = seen[0]?.index ?? 0
   const last = seen.at(-1)?.index ?? 0
   useEffect(() => rows.see?.(first, last), [first, last]) // rows is new each time
+  const shown = rows.total > 0
+  useLayoutEffect(() => {
+    // As tall as the window lets it be, so that there is only one thing to scroll.
+    const top = scroller.current?.getBoundingClientRect().top ?? 0
+    if (!flat) scroller.current?.style.setProperty('max-height', `max(20rem, 100dvh - ${Math.ceil(top)}px - 3rem)`)
+  }, [flat, shown])
   if (rows.error) return <ProblemAlert error={rows.error} retry={rows.retry} />
   if (rows.pending) return <Loading />
   if (rows.total === 0) return <>{empty ?? <p className="none">{t('table.none')}</p>}</>
@@ -109,7 +115,7 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
         <Thead>
           <Tr aria-rowindex={1}>
             {columns.map((c, i) => (
-              <Th key={c.title} width={c.width} sort={sorting(c, i)} screenReaderText={c.quiet ? c.title : undefined}>{c.quiet ? null : c.title}</Th>
+              <Th key={c.title} width={c.width} modifier="wrap" sort={sorting(c, i)} screenReaderText={c.quiet ? c.title : undefined}>{c.quiet ? null : c.title}</Th>
             ))}
           </Tr>
         </Thead>

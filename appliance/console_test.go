@@ -1,0 +1,131 @@
+package main_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"understudy/api"
+	"understudy/api/client"
+	appliance "understudy/appliance"
+	"understudy/hypervisors"
+	"understudy/hypervisors/fake"
+)
+
+// consoleVariable holds on to the appliance of TestConsole, for looking at it or for `npm run dev`: "stay".
+const consoleVariable = "CONSOLE"
+
+// TestConsole walks through the web console in a real browser (ui/e2e), against an appliance with hosts in memory.
+func TestConsole(t *testing.T) {
+	stay := os.Getenv(consoleVariable) == "stay"
+	if !stay {
+		require.FileExists(t, "../ui/dist/index.html", "the console is not built: make ui")
+		require.FileExists(t, "/usr/bin/chromium", "there is no browser: hypervisors/kvm/lab/install.sh chromium")
+	}
+	c := serveConsole(t)
+	if stay {
+		c.fill(t)
+		fmt.Printf("\nUNDERSTUDY_URL=%s UNDERSTUDY_TOKEN=%s\n%s\nInterrupt to end.\n", c.url, c.token, c.setup())
+		ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt)
+		defer stop()
+		<-ctx.Done()
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), "npm", "run", "--silent", "e2e")
+	cmd.Dir = "../ui"
+	cmd.Env = append(os.Environ(), "UNDERSTUDY_URL="+c.url, "UNDERSTUDY_TOKEN="+c.token, "UNDERSTUDY_SETUP="+c.setup())
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+}
+
+// consoleAppliance is an appliance in this process with two hosts in memory, fake:berlin and fake:hamburg.
+type consoleAppliance struct {
+	*client.Client
+	dir, url, token string
+	machines        []string // names
+}
+
+func serveConsole(t *testing.T) *consoleAppliance {
+	c := &consoleAppliance{dir: t.TempDir()}
+	hosts := map[string]*fake.Hypervisor{"fake:berlin": fake.New("berlin", time.Now), "fake:hamburg": fake.New("hamburg", time.Now)}
+	for i, kind := range []string{"db", "web", "mail", "files", "erp", "dc"} {
+		for n := range 8 {
+			name := fmt.Sprintf("%s%02d", kind, n+1)
+			id := hosts["fake:berlin"].AddVM(hypervisors.Hardware{Name: name, Disks: []hypervisors.Disk{{Size: 16 << 20}},
+				NICs: []hypervisors.NIC{{Network: "lan"}}, GuestAgent: true})
+			guest := hosts["fake:berlin"].Guest(id)
+			require.NoError(t, guest.Install(fake.GuestConfig{Seed: uint64(10*i + n)}))
+			require.NoError(t, hosts["fake:berlin"].Start(id))
+			_, err := guest.Step(20)
+			require.NoError(t, err)
+			c.machines = append(c.machines, name)
+		}
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	address := ln.Addr().String()
+	require.NoError(t, ln.Close())
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- appliance.ServeVictim(ctx, []string{"--data-dir", c.dir, "--listen", address}, nil,
+			func(_ context.Context, uri, owner string) (hypervisors.Host, error) {
+				host, ok := hosts[uri]
+				if !ok {
+					return nil, &hypervisors.Error{Op: "connect host", Subject: uri, Err: hypervisors.ErrUnreachable, Hint: "There are fake:berlin and fake:hamburg."}
+				}
+				return host.Connect(owner), nil
+			})
+	}()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+	})
+	c.url = "https://" + address
+	require.Eventually(t, func() bool {
+		token, err := os.ReadFile(filepath.Join(c.dir, "admin.token"))
+		if err == nil {
+			c.token = strings.TrimSpace(string(token))
+			c.Client, err = client.New(c.url, client.Options{Token: c.token, CAFile: filepath.Join(c.dir, "tls", "cert.pem")})
+		}
+		if err == nil {
+			_, err = c.About(t.Context())
+		}
+		return err == nil
+	}, waitFor, 50*time.Millisecond)
+	return c
+}
+
+// setup gives the one-time token of the first administrator.
+func (c *consoleAppliance) setup() string {
+	token, err := os.ReadFile(filepath.Join(c.dir, "setup.token"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(token))
+}
+
+// fill connects the hosts and protects machines in several groups.
+func (c *consoleAppliance) fill(t *testing.T) {
+	for _, name := range []string{"berlin", "hamburg"} {
+		_, err := c.AddHost(t.Context(), api.HostSpec{Name: name, URI: "fake:" + name})
+		require.NoError(t, err)
+	}
+	for i, kind := range []string{"db", "web", "mail", "files"} {
+		spec := api.GroupSpec{Name: kind, SourceHost: "berlin", TargetHost: "hamburg", Policy: api.Policy{RPOSeconds: 30 * (i + 1)}}
+		for n := range 8 {
+			spec.Machines = append(spec.Machines, api.GroupMachine{VM: fmt.Sprintf("%s%02d", kind, n+1)})
+		}
+		_, err := c.CreateGroup(t.Context(), spec)
+		require.NoError(t, err)
+	}
+}
