@@ -32,6 +32,7 @@ type Capabilities struct {
 	GroupMoment    bool     `json:"groupMoment"`
 	Isolation      bool     `json:"isolation"`
 	Guest          bool     `json:"guest"`
+	Screen         bool     `json:"screen" doc:"What machines show can be photographed, as a proof that they started"`
 	Missing        []string `json:"missing,omitempty" doc:"Why something is missing"`
 }
 

@@ -10,6 +10,7 @@
 //	Target      keep replicas: machines that are off, and their recovery points  (recovering)
 //	Isolation   networks without an uplink, for tests
 //	Guest       what a running guest tells: agent, TCP
+//	Screen      what a running machine shows
 //
 // A driver returns one Host from its Connect; Host.(Source) and so on are present as [Capabilities] says. A method of
 // an interface that is announced never answers "not supported".
@@ -35,6 +36,7 @@ package hypervisors
 
 import (
 	"context"
+	"image"
 	"io"
 	"net"
 	"time"
@@ -349,4 +351,11 @@ type Guest interface {
 	// isolated network can be asked. from is the address with prefix to use there ("192.0.2.9/24"); empty: the host's
 	// own way, for networks that have one.
 	Dial(ctx context.Context, network, from, addr string) (net.Conn, error)
+}
+
+// Screen looks at a machine as a person at its monitor would.
+type Screen interface {
+	// Screenshot gives what the first screen of a running machine shows now, in its own size. ErrInvalid when the machine
+	// is off, ErrIncapable when it has no screen.
+	Screenshot(ctx context.Context, vm string) (image.Image, error)
 }

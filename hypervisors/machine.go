@@ -20,6 +20,7 @@ type Capabilities struct {
 	Power     bool // Host implements Power
 	Isolation bool // Host implements Isolation
 	Guest     bool // Host implements Guest
+	Screen    bool // Host implements Screen
 	// ChangeTracking: Changed can answer for at least some disks.
 	ChangeTracking bool
 	// Quiesce: application-consistent checkpoints can be tried.

@@ -69,7 +69,7 @@ func (p *endpoint) view() api.Host {
 	if p.host != nil {
 		c := p.host.Capabilities()
 		h.Capabilities = api.Capabilities{Source: c.Source, Target: c.Target, ChangeTracking: c.ChangeTracking, Quiesce: c.Quiesce,
-			GroupMoment: c.GroupMoment, Isolation: c.Isolation, Guest: c.Guest, Missing: c.Missing}
+			GroupMoment: c.GroupMoment, Isolation: c.Isolation, Guest: c.Guest, Screen: c.Screen, Missing: c.Missing}
 	}
 	return h
 }

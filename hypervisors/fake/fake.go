@@ -76,7 +76,7 @@ func New(name string, clock func() time.Time, opts ...Option) *Hypervisor {
 	hv := &Hypervisor{
 		name:  name,
 		clock: clock,
-		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true,
+		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true,
 			ChangeTracking: true, Quiesce: true, GroupMoment: true},
 		machines: map[string]*machine{},
 		replicas: map[string]*replica{},
@@ -105,7 +105,7 @@ func coherent(c hypervisors.Capabilities) hypervisors.Capabilities {
 	}{
 		{"checkpoints", c.Source}, {"keeping replicas", c.Target}, {"turning machines on and off", c.Power},
 		{"isolated networks", c.Isolation}, {"asking guests", c.Guest}, {"change tracking", c.ChangeTracking},
-		{"quiescing", c.Quiesce}, {"one moment for several machines", c.GroupMoment},
+		{"quiescing", c.Quiesce}, {"screenshots", c.Screen}, {"one moment for several machines", c.GroupMoment},
 	} {
 		if !part.there {
 			c.Missing = append(c.Missing, part.name+" was switched off")

@@ -58,6 +58,7 @@ func checkCapabilities(_ context.Context, env Env) error {
 	_, power := env.Host.(hypervisors.Power)
 	_, isolation := env.Host.(hypervisors.Isolation)
 	_, guest := env.Host.(hypervisors.Guest)
+	_, screen := env.Host.(hypervisors.Screen)
 	all := true
 	for _, part := range []struct {
 		name             string
@@ -65,6 +66,7 @@ func checkCapabilities(_ context.Context, env Env) error {
 	}{
 		{"Source", caps.Source, source}, {"Target", caps.Target, target}, {"Power", caps.Power, power},
 		{"Isolation", caps.Isolation, isolation}, {"Guest", caps.Guest, guest},
+		{"Screen", caps.Screen, screen},
 	} {
 		if part.announced && !part.there {
 			return fmt.Errorf("%s is announced but not implemented", part.name)

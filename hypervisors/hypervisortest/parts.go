@@ -2,9 +2,16 @@ package hypervisortest
 
 import "understudy/hypervisors"
 
+// screened is the part that is always there: Go decides by type what a host implements, and one more that may be missing
+// would double the number of types below.
+type screened interface {
+	hypervisors.Host
+	hypervisors.Screen
+}
+
 // parts are what a wrapped host is joined from; nil: the inner host does not implement it.
 type parts struct {
-	host      hypervisors.Host
+	host      screened
 	source    hypervisors.Source
 	target    hypervisors.Target
 	power     hypervisors.Power
@@ -16,7 +23,7 @@ type parts struct {
 // combination is a type of its own.
 func (a parts) join() hypervisors.Host {
 	type (
-		h = hypervisors.Host
+		h = screened
 		s = hypervisors.Source
 		t = hypervisors.Target
 		p = hypervisors.Power

@@ -2,13 +2,14 @@ package hypervisortest
 
 import (
 	"context"
+	"image"
 	"net"
 
 	"understudy/hypervisors"
 )
 
 // Wrap puts faults between a host and its user. What comes back implements exactly the optional interfaces that host
-// does. Everything that comes from it (checkpoints, replicas, drafts, readers) is wrapped too.
+// does, and Screen: without one of the host's own it is ErrIncapable, and not announced. Everything that comes from it (checkpoints, replicas, drafts, readers) is wrapped too.
 func Wrap(host hypervisors.Host, f *Faults) hypervisors.Host {
 	life, end := context.WithCancel(context.Background())
 	h := &faultyHost{Host: host, f: f, end: end}
@@ -17,6 +18,7 @@ func Wrap(host hypervisors.Host, f *Faults) hypervisors.Host {
 	power, _ := host.(hypervisors.Power)
 	isolation, _ := host.(hypervisors.Isolation)
 	guest, _ := host.(hypervisors.Guest)
+	h.screen, _ = host.(hypervisors.Screen)
 	p := parts{host: h}
 	if source != nil {
 		p.source = &faultySource{inner: source, f: f, life: life}
@@ -37,7 +39,8 @@ func Wrap(host hypervisors.Host, f *Faults) hypervisors.Host {
 }
 
 type faultyHost struct {
-	hypervisors.Host // for Capabilities
+	hypervisors.Host                    // for Capabilities
+	screen           hypervisors.Screen // nil: none
 	f                *Faults
 	end              context.CancelFunc
 }
@@ -69,6 +72,13 @@ func (h *faultyHost) Clean(ctx context.Context, keep hypervisors.Keep) ([]string
 func (h *faultyHost) Close() error {
 	h.end()
 	return h.f.around(context.Background(), "Host.Close", "", h.Host.Close)
+}
+
+func (h *faultyHost) Screenshot(ctx context.Context, vm string) (image.Image, error) {
+	if h.screen == nil {
+		return nil, hypervisors.ErrIncapable
+	}
+	return result(h.f, ctx, "Screen.Screenshot", vm, func() (image.Image, error) { return h.screen.Screenshot(ctx, vm) })
 }
 
 type faultyPower struct {

@@ -1,10 +1,13 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"image"
+	"image/png"
 	"io"
 	"net"
 	"sync"
@@ -228,6 +231,14 @@ func (h *host) RemoveNetwork(ctx context.Context, name string) error {
 
 func (h *host) AgentPing(ctx context.Context, vm string) error {
 	return h.c.do(ctx, request{Method: "AgentPing", Name: vm})
+}
+
+func (h *host) Screenshot(ctx context.Context, vm string) (image.Image, error) {
+	a, err := h.c.call(ctx, request{Method: "Screenshot", Name: vm})
+	if err != nil {
+		return nil, err
+	}
+	return png.Decode(bytes.NewReader(a.Data))
 }
 
 func (h *host) Dial(ctx context.Context, network, from, addr string) (net.Conn, error) {

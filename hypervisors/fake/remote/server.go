@@ -1,10 +1,12 @@
 package remote
 
 import (
+	"bytes"
 	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"image/png"
 	"io"
 	"net"
 	"sync"
@@ -171,6 +173,15 @@ func (s *server) part(ctx context.Context, h hypervisors.Host, q request, a *rep
 		return h.(hypervisors.Isolation).RemoveNetwork(ctx, q.Name)
 	case "AgentPing":
 		return h.(hypervisors.Guest).AgentPing(ctx, q.Name)
+	case "Screenshot":
+		shot, err := h.(hypervisors.Screen).Screenshot(ctx, q.Name)
+		if err != nil {
+			return err
+		}
+		var b bytes.Buffer
+		err = png.Encode(&b, shot)
+		a.Data = b.Bytes()
+		return err
 	case "Dial":
 		inner, err := h.(hypervisors.Guest).Dial(ctx, q.Name, q.From, q.Addr)
 		if err == nil {

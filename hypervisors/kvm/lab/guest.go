@@ -196,6 +196,7 @@ func (g *Guest) domainXML(kvm bool) string {
     <disk type='file' device='disk'><driver name='qemu' type='%[4]s' cache='none' discard='unmap'/><source file='%[6]s'/><target dev='vdb' bus='virtio'/></disk>
     <interface type='network'><mac address='%[7]s'/><source network='`+Production+`'/><model type='virtio'/></interface>
     <serial type='file'><source path='/var/log/libvirt/%[2]s.serial'/><target port='0'/></serial>
+    <video><model type='vga'/></video>
     %[8]s
     <memballoon model='none'/>
   </devices>
