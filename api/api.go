@@ -17,6 +17,7 @@ type Service interface {
 	Groups
 	Orders
 	Jobs
+	Records
 	Recovery
 	Planning
 	System

@@ -13,8 +13,6 @@ type Records interface {
 	ListMachines(ctx context.Context, q MachineQuery) (Page[ProtectedMachine], error)
 	// ListAlerts gives what is wrong now, the worst and then the oldest first.
 	ListAlerts(ctx context.Context, scope Scope) ([]ActiveAlert, error)
-	// History gives what happened, slot by slot, oldest first; of one group, or of all in scope together.
-	History(ctx context.Context, q HistoryQuery) (History, error)
 }
 
 // Health says whether a group keeps its RPO target.

@@ -30,6 +30,30 @@ func (c *Client) AllJobs(ctx context.Context, q api.JobQuery) ([]api.Job, error)
 	return api.All(func(p api.Paging) (api.Page[api.Job], error) { q.Paging = p; return c.ListJobs(ctx, q) })
 }
 
+// Overview implements api.Records; the scope is that of the token.
+func (c *Client) Overview(ctx context.Context, _ api.Scope) (api.Overview, error) {
+	return get[api.Overview](ctx, c, path("overview"))
+}
+
+// ListMachines implements api.Records; a limit of 0 means the server's own.
+func (c *Client) ListMachines(ctx context.Context, q api.MachineQuery) (api.Page[api.ProtectedMachine], error) {
+	return find[api.Page[api.ProtectedMachine]](ctx, c, path("machines"), paged(q.Paging, "q", q.Q, "health", string(q.Health),
+		"group", q.Group, "host", q.Host, "sort", q.Sort))
+}
+
+// AllMachines reads all pages of ListMachines.
+func (c *Client) AllMachines(ctx context.Context, q api.MachineQuery) ([]api.ProtectedMachine, error) {
+	return api.All(func(p api.Paging) (api.Page[api.ProtectedMachine], error) {
+		q.Paging = p
+		return c.ListMachines(ctx, q)
+	})
+}
+
+// ListAlerts implements api.Records; the scope is that of the token.
+func (c *Client) ListAlerts(ctx context.Context, _ api.Scope) ([]api.ActiveAlert, error) {
+	return get[[]api.ActiveAlert](ctx, c, path("alerts"))
+}
+
 // find is get with a query.
 func find[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
 	return call[T](ctx, c, request{method: http.MethodGet, path: path, query: q})

@@ -1,6 +1,11 @@
 package server
 
-import "understudy/api"
+import (
+	"context"
+	"net/http"
+
+	"understudy/api"
+)
 
 // What records are asked for, and by whom: the scope is never taken from a query.
 type (
@@ -12,7 +17,27 @@ type (
 		Asked
 		api.JobQuery
 	}
+	machineQuery struct {
+		Asked
+		api.MachineQuery
+	}
 )
+
+func (s *Server) recordRoutes() {
+	register(s, viewer.on(filtered), http.MethodGet, "/overview", "overview", "Show the state in short", http.StatusOK,
+		func(ctx context.Context, in *Asked) (*body[api.Overview], error) {
+			return answer(s.svc.Overview(ctx, in.By.Scope))
+		})
+	register(s, viewer.on(filtered), http.MethodGet, "/machines", "list-machines", "List the protected machines", http.StatusOK,
+		func(ctx context.Context, in *machineQuery) (*body[api.Page[api.ProtectedMachine]], error) {
+			in.Scope = in.By.Scope
+			return page(s.svc.ListMachines(ctx, in.MachineQuery))
+		})
+	register(s, viewer.on(filtered), http.MethodGet, "/alerts", "list-alerts", "List what is wrong now, the worst first", http.StatusOK,
+		func(ctx context.Context, in *Asked) (*body[[]api.ActiveAlert], error) {
+			return list(s.svc.ListAlerts(ctx, in.By.Scope))
+		})
+}
 
 // page never answers null.
 func page[T any](p api.Page[T], err error) (*body[api.Page[T]], error) {

@@ -52,6 +52,7 @@ func (s *Server) routes() {
 	s.groupRoutes()
 	s.orderRoutes()
 	s.jobRoutes()
+	s.recordRoutes()
 	s.recoveryRoutes()
 	s.eventRoute()
 	s.planningRoutes()

@@ -271,6 +271,34 @@ func (f *appliance) ListJobs(_ context.Context, q api.JobQuery) (api.Page[api.Jo
 	return api.PageOf([]api.Job{someJob(api.JobRunning), failed, someJob(api.JobQueued)}, q.Paging), f.err
 }
 
+func (f *appliance) Overview(context.Context, api.Scope) (api.Overview, error) {
+	return api.Overview{Groups: 3, Machines: 6, Health: api.HealthCount{Met: 2, AtRisk: 1, Missed: 1, Off: 2}, Tests: api.TestCount{Fresh: 1, Never: 2},
+		Jobs: []api.Job{someJob(api.JobRunning)}, ActiveJobs: 1, Alerts: someAlerts(), AlertCount: 2, Hosts: api.HostCount{Connected: 1, Disconnected: 1},
+		Storage: []api.StorageUse{{Host: "h2", HostName: "kvm2", Storage: "default", Path: "/images", Free: 5 << 30, Total: 100 << 30, Replicas: 6, Seen: *ago(time.Second)}}}, f.err
+}
+
+func someAlerts() []api.ActiveAlert {
+	return []api.ActiveAlert{
+		{ID: "g1.rpo-missed", Kind: api.AlertRPOMissed, Severity: api.SeverityCritical, Since: *ago(time.Minute), Group: "g1", GroupName: "web",
+			Message: "the newest recovery point of group web is older than its target of 10s", Hint: "Look at the jobs of the group."},
+		{ID: "h2.storage-low", Kind: api.AlertStorageLow, Severity: api.SeverityWarning, Since: *ago(time.Hour), Host: "h2", HostName: "kvm2",
+			Message: "storage default of host kvm2 has less than 10 % free", Hint: "Free space there."},
+	}
+}
+
+func (f *appliance) ListMachines(_ context.Context, q api.MachineQuery) (api.Page[api.ProtectedMachine], error) {
+	f.note("list machines %q %q %q %q", q.Q, q.Health, q.Group, q.Host)
+	m := api.ProtectedMachine{Name: "db1", Group: "g1", GroupName: "web", GroupState: api.StateProtected, SourceHost: "kvm1", TargetHost: "kvm2",
+		SourceVM: "u1", ReplicaVM: "u3", Health: api.HealthMissed, RPO: api.RPOStatus{AgeSeconds: 12, NewestTaken: ago(12 * time.Second)}, NewestPoint: "p2"}
+	fresh := api.ProtectedMachine{Name: "mail1", Group: "g2", GroupName: "mail", GroupState: api.StateMirroring, SourceHost: "kvm1", TargetHost: "kvm2",
+		SourceVM: "u5", Health: api.HealthOff, Problem: "host kvm2 cannot be reached"}
+	return api.PageOf([]api.ProtectedMachine{m, fresh}, q.Paging), f.err
+}
+
+func (f *appliance) ListAlerts(context.Context, api.Scope) ([]api.ActiveAlert, error) {
+	return someAlerts(), f.err
+}
+
 func (f *appliance) GetJob(_ context.Context, id string) (api.Job, error) {
 	return f.job, f.check(id)
 }

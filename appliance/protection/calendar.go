@@ -21,6 +21,35 @@ func Open(p api.Policy, now time.Time) bool {
 	return slices.ContainsFunc(p.Windows, func(w api.Window) bool { return within(w, local) })
 }
 
+// Turned is when the windows of a policy were opened or closed last, whichever came later, and whether they are open. A
+// zero time: they always were.
+func Turned(p api.Policy, now time.Time) (at time.Time, open bool) {
+	open = Open(p, now)
+	zone, err := api.Zone(p.TimeZone)
+	if len(p.Windows) == 0 || err != nil {
+		return time.Time{}, open
+	}
+	year, month, today := now.In(zone).Date()
+	for back := range 9 { // a window of a week ago may be the only one
+		for _, w := range p.Windows {
+			for _, edge := range []string{w.From, w.To} {
+				minutes, err := api.ParseClock(edge)
+				if err != nil {
+					continue
+				}
+				t := time.Date(year, month, today-back, 0, minutes, 0, 0, zone)
+				if t.After(at) && !t.After(now) && Open(p, t) != Open(p, t.Add(-time.Minute)) {
+					at = t
+				}
+			}
+		}
+		if !at.IsZero() {
+			break
+		}
+	}
+	return at, open
+}
+
 // Mbit is the bound for all copies together now, in Mbit/s; 0: none.
 func Mbit(c api.BandwidthCalendar, now time.Time) int {
 	zone, err := api.Zone(c.TimeZone)

@@ -9,7 +9,8 @@ import (
 	"understudy/api"
 )
 
-// An alert of a group is there while it is true. Its kind is its name: there is one of each kind at most.
+// An alert of a group is there while it is true. Its kind is its name: there is one of each kind at most. Those of hosts
+// are in alerts_host.go.
 
 // set raises an alert or ends it. A group that an order has moved on from what was seen gets none.
 func (e *Engine) set(seen group, kind string, on bool, alert func() api.Alert) error {
@@ -44,7 +45,7 @@ func (e *Engine) raise(id string, a api.Alert, still func(*group) error) error {
 			return nil
 		}
 	}
-	if _, err = e.update(id, func(g *group) error {
+	if g, err = e.update(id, func(g *group) error {
 		if err := still(g); err != nil {
 			return err
 		}
@@ -57,7 +58,7 @@ func (e *Engine) raise(id string, a api.Alert, still func(*group) error) error {
 	}); err != nil {
 		return err
 	}
-	e.publish("alert", action, a.Kind, id, a.Message)
+	e.publishAlert(action, alertOfGroup(&g, a), a.Message)
 	return nil
 }
 
@@ -70,14 +71,14 @@ func (e *Engine) calm(id, kind string) error {
 	if err != nil || g.alert(kind) < 0 {
 		return err
 	}
-	message := g.Alerts[g.alert(kind)].Message
+	a := g.Alerts[g.alert(kind)]
 	if _, err := e.update(id, func(g *group) error {
 		g.Alerts = slices.DeleteFunc(g.Alerts, func(a api.Alert) bool { return a.Kind == kind })
 		return nil
 	}); err != nil {
 		return err
 	}
-	e.publish("alert", "deleted", kind, id, "over: "+message)
+	e.publishAlert("deleted", alertOfGroup(&g, a), "over: "+a.Message)
 	return nil
 }
 

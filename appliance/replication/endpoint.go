@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -33,41 +34,46 @@ type endpoint struct {
 	slots  *semaphore.Weighted // copies at once
 	starts *semaphore.Weighted // machines that are being started or ended
 
-	mu      sync.Mutex // held while connecting
-	host    hypervisors.Host
+	mu   sync.Mutex // held while connecting
+	link atomic.Pointer[link]
+	contact
+}
+
+// link is the connection to a host, or why there is none. Whoever only shows it does not wait for who is connecting.
+type link struct {
+	host    hypervisors.Host // nil: none
 	problem string
 }
 
 func (e *Engine) newEndpoint(rec hostRecord) *endpoint {
-	return &endpoint{hostRecord: rec, slots: semaphore.NewWeighted(int64(cmp.Or(rec.MaxJobs, 4))),
+	p := &endpoint{hostRecord: rec, slots: semaphore.NewWeighted(int64(cmp.Or(rec.MaxJobs, 4))),
 		starts: semaphore.NewWeighted(int64(e.AtOnce))}
+	p.link.Store(&link{})
+	return p
 }
 
 func (p *endpoint) close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.host == nil {
+	host := p.connected()
+	if host == nil {
 		return nil
 	}
-	err := p.host.Close()
-	p.host = nil
-	return err
+	p.link.Store(&link{})
+	return host.Close()
 }
 
 // connected gives the connection if there is one, without trying.
 func (p *endpoint) connected() hypervisors.Host {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.host
+	return p.link.Load().host
 }
 
 func (p *endpoint) view() api.Host {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	l, problem := p.link.Load(), p.trouble()
 	h := api.Host{HostSpec: p.HostSpec, ID: p.ID, Identity: p.Identity, Product: p.Product, Version: p.Version,
-		Connected: p.host != nil, Problem: p.problem}
-	if p.host != nil {
-		c := p.host.Capabilities()
+		Connected: l.host != nil && problem == "", Problem: cmp.Or(l.problem, problem)}
+	if l.host != nil {
+		c := l.host.Capabilities()
 		h.Capabilities = api.Capabilities{Source: c.Source, Target: c.Target, ChangeTracking: c.ChangeTracking, Quiesce: c.Quiesce,
 			GroupMoment: c.GroupMoment, Isolation: c.Isolation, Guest: c.Guest, Screen: c.Screen, Missing: c.Missing}
 	}
@@ -90,10 +96,11 @@ func (e *Engine) connectAll(ctx context.Context) {
 	wg.Wait()
 	for _, p := range e.hosts {
 		p.mu.Lock()
-		if p.host != nil {
+		if p.connected() != nil {
 			e.clean(ctx, p)
 		}
 		p.mu.Unlock()
+		e.tellHost(p) // who watched an earlier life knows now
 	}
 }
 
@@ -105,14 +112,14 @@ func (e *Engine) host(ctx context.Context, id string) (hypervisors.Host, error) 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.host != nil {
-		return p.host, nil
+	if host := p.connected(); host != nil {
+		return host, nil
 	}
 	if err := e.open(ctx, p); err != nil {
 		return nil, err
 	}
 	e.clean(ctx, p)
-	return p.host, nil
+	return p.connected(), nil
 }
 
 // open connects p, whose mutex is held, and makes sure that the host is still the one that was added.
@@ -122,10 +129,10 @@ func (e *Engine) open(ctx context.Context, p *endpoint) error {
 		err = errors.Join(fmt.Errorf("host %s is another one than was added (identity %s, not %s)", p.Name, info.Identity, p.Identity), host.Close())
 	}
 	if err != nil {
-		p.problem = err.Error()
+		p.link.Store(&link{problem: err.Error()})
 		return err
 	}
-	p.host, p.problem = host, ""
+	p.link.Store(&link{host: host})
 	return nil
 }
 
@@ -146,7 +153,7 @@ func (e *Engine) dial(ctx context.Context, uri string) (hypervisors.Host, hyperv
 // clean removes leftovers of an earlier life from a host on which nothing of this life runs yet: p's mutex is held
 // since it was connected.
 func (e *Engine) clean(ctx context.Context, p *endpoint) {
-	removed, err := p.host.Clean(ctx, e.keep(ctx, p))
+	removed, err := p.connected().Clean(ctx, e.keep(ctx, p))
 	if err != nil {
 		// A leftover costs space, not data; refusing the host for it would cost recovery points.
 		e.Log.Warn("leftovers on host stay", "host", p.Name, "error", err)
@@ -196,7 +203,7 @@ func (e *Engine) replicaIfConnected(ctx context.Context, hostID, replica string)
 		return nil, hypervisors.ErrUnreachable
 	}
 	defer p.mu.Unlock()
-	target, ok := p.host.(hypervisors.Target)
+	target, ok := p.connected().(hypervisors.Target)
 	if !ok {
 		return nil, hypervisors.ErrUnreachable
 	}

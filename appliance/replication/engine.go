@@ -8,6 +8,7 @@
 //	reverse.go    reprotect and failback: the same cycle, with the roles swapped
 //	testing.go    test failover in a bubble, beside running replication
 //	verify.go     comparing replicas with their sources, on order or by schedule; inspect.go how, suspect.go what follows
+//	observe.go    what is told of groups that miss their target, and contact.go of hosts that are away or full
 //	guard.go      machines that run although they must not: split brain
 //	schedule.go   when the next cycle starts
 //
@@ -81,7 +82,10 @@ type Engine struct {
 	creating map[string]bool
 	owed     map[string][]owed // by group
 	doubts   map[machine][]hypervisors.ChangeID
-	ticked   atomic.Int64 // Clock in ns when the schedule was looked at last; 0 before Run
+	// hostAlerts are the alerts of hosts, by id; healths are those of groups at the last look.
+	hostAlerts map[string][]api.Alert
+	healths    map[string]api.Health
+	ticked     atomic.Int64 // Clock in ns when the schedule was looked at last; 0 before Run
 
 	stop func()
 	done sync.WaitGroup
@@ -118,6 +122,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	e := &Engine{Options: o, started: o.Clock(), groups: map[string]*group{}, hosts: map[string]*endpoint{},
 		limits: map[string]*snapshot.Limiter{}, line: line{limit: snapshot.NewLimiter(0)}, creating: map[string]bool{}, owed: map[string][]owed{},
+		hostAlerts: map[string][]api.Alert{}, healths: map[string]api.Health{},
 		doubts: map[machine][]hypervisors.ChangeID{}}
 	if err := e.load(); err != nil {
 		return nil, err
@@ -151,6 +156,7 @@ func (e *Engine) Run() {
 	e.stop = stop
 	e.ticked.Store(e.Clock().UnixNano())
 	e.done.Go(func() { e.schedule(ctx) })
+	e.done.Go(func() { e.observe(ctx) })
 	e.done.Go(func() { e.watch(ctx) }) // apart: a host that does not answer must not delay the cycles of others
 }
 
@@ -190,6 +196,9 @@ func (e *Engine) load() error {
 		return nil
 	}); err != nil {
 		return fmt.Errorf("load hosts: %w", err)
+	}
+	if err := e.loadHostAlerts(); err != nil {
+		return err
 	}
 	if err := e.Store.Each(bucketGroups, func(_ string, decode func(any) error) error {
 		g := &group{writing: new(sync.Mutex), watching: new(sync.Mutex)}

@@ -37,6 +37,7 @@ type group struct {
 	Tested time.Time
 
 	Worst    float64 // largest RPO age seen, seconds
+	Gap      float64 // age of the point before the newest when that was recorded, seconds
 	Problem  string
 	Hint     string
 	Failures int // cycles in a row
@@ -216,6 +217,9 @@ func (g *group) decision() protection.State {
 func (g *group) add(p api.Point, now time.Time) error {
 	if n := len(g.Points); n > 0 && !g.Paused {
 		g.Worst = max(g.Worst, now.Sub(g.Points[n-1].Taken).Seconds())
+	}
+	if g.Gap = 0; len(g.Points) > 0 {
+		g.Gap = g.standing(now).Age(now).Seconds()
 	}
 	g.Points = append(g.Points, p)
 	g.live()

@@ -133,7 +133,7 @@ func (e *Engine) protected(host string) map[string]string {
 
 // delete forgets a group.
 func (e *Engine) delete(id string) error {
-	_, release, err := e.held(id)
+	g, release, err := e.held(id)
 	if api.CodeOf(err) == api.CodeNotFound {
 		return nil
 	}
@@ -147,7 +147,11 @@ func (e *Engine) delete(id string) error {
 	e.mu.Lock()
 	delete(e.groups, id)
 	delete(e.limits, id)
+	delete(e.healths, id)
 	e.mu.Unlock()
+	for _, a := range g.Alerts {
+		e.publishAlert("deleted", alertOfGroup(g, a), "over: "+a.Message)
+	}
 	e.publish("group", "deleted", id, id, "")
 	return nil
 }

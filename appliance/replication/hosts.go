@@ -22,7 +22,7 @@ func (e *Engine) AddHost(ctx context.Context, spec api.HostSpec) (api.Host, erro
 		return api.Host{}, public(err)
 	}
 	p := e.newEndpoint(hostRecord{HostSpec: spec, ID: newID(), Identity: info.Identity, Product: info.Product, Version: info.Version})
-	p.host = host
+	p.link.Store(&link{host: host})
 	if err := e.register(p); err != nil {
 		return api.Host{}, errors.Join(err, host.Close())
 	}
@@ -94,6 +94,9 @@ func (e *Engine) RemoveHost(_ context.Context, ref string) error {
 	e.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if err := e.forgetHostAlerts(p); err != nil {
+		e.Log.Warn("alerts of a host that was removed stay until the next start", "host", p.Name, "error", err)
 	}
 	e.publish("host", "deleted", p.ID, "", "host "+p.Name+" removed")
 	return p.close()

@@ -12,16 +12,29 @@ import (
 )
 
 // standing is what the health of a group depends on.
-func (g *group) standing() protection.Standing {
-	s := protection.Standing{Phase: g.State, Paused: g.Paused, Failures: g.Failures}
-	if n := len(g.Points); n > 0 {
-		s.Newest = g.Points[n-1].Taken
+func (g *group) standing(now time.Time) protection.Standing {
+	s := protection.Standing{Phase: g.State, Paused: g.Paused, Failures: g.Failures, Newest: g.newest()}
+	if len(g.Spec.Policy.Windows) > 0 {
+		at, open := protection.Turned(g.Spec.Policy, now)
+		if open {
+			s.Opened = at
+		} else {
+			s.Closed = at
+		}
 	}
 	return s
 }
 
+// newest is when the newest point was taken; zero: there is none.
+func (g *group) newest() time.Time {
+	if n := len(g.Points); n > 0 {
+		return g.Points[n-1].Taken
+	}
+	return time.Time{}
+}
+
 func (g *group) health(now time.Time) (api.Health, string) {
-	return protection.Health(g.Spec.Policy, g.standing(), now)
+	return protection.Health(g.Spec.Policy, g.standing(now), now)
 }
 
 // hostNames gives the names of all hosts by id.
@@ -61,7 +74,7 @@ func (e *Engine) ListGroups(_ context.Context, q api.GroupQuery) (api.Page[api.G
 	}
 	now, names, text := e.Clock(), e.hostNames(), strings.ToLower(q.Q)
 	found := slices.DeleteFunc(e.snapshotGroups(), func(g *group) bool { return !g.matches(q, text, names, now) })
-	if err := sortBy(found, q.Sort, groupOrders(now)); err != nil {
+	if err := sortBy(found, q.Sort, groupOrders(found, now)); err != nil {
 		return api.Page[api.Group]{}, err
 	}
 	from, to := q.Cut(len(found))
@@ -96,20 +109,24 @@ func contains(text string, words ...string) bool {
 type orders[T any] map[string]func(a, b T) int
 
 // groupOrders sort groups as they are now. What is worse, or older, is more.
-func groupOrders(now time.Time) orders[*group] {
+func groupOrders(all []*group, now time.Time) orders[*group] {
+	worse := map[string]int{}
+	for _, g := range all {
+		health, _ := g.health(now)
+		worse[g.ID] = badness(health)
+	}
 	return orders[*group]{
 		"name":   func(a, b *group) int { return cmp.Compare(a.Spec.Name, b.Spec.Name) },
 		"state":  func(a, b *group) int { return cmp.Compare(a.State, b.State) },
 		"points": func(a, b *group) int { return cmp.Compare(len(a.Points), len(b.Points)) },
 		"tested": func(a, b *group) int { return a.Tested.Compare(b.Tested) },
-		"health": func(a, b *group) int { return cmp.Compare(a.badness(now), b.badness(now)) },
-		"age":    func(a, b *group) int { return b.standing().Newest.Compare(a.standing().Newest) },
+		"health": func(a, b *group) int { return cmp.Compare(worse[a.ID], worse[b.ID]) },
+		"age":    func(a, b *group) int { return b.newest().Compare(a.newest()) },
 	}
 }
 
 // badness ranks healths.
-func (g *group) badness(now time.Time) int {
-	health, _ := g.health(now)
+func badness(health api.Health) int {
 	return slices.Index([]api.Health{api.HealthMet, api.HealthOff, api.HealthAtRisk, api.HealthMissed}, health)
 }
 

@@ -191,6 +191,9 @@ func (s *simulation) settle() {
 	if g := pick(s, s.groups); s.rng.IntN(2) == 0 {
 		s.rot(g)
 	}
+	if g := pick(s, s.groups); s.rng.IntN(2) == 0 {
+		s.outage(g)
+	}
 	s.guard()
 	s.rest()
 	for host, hv := range s.hosts {

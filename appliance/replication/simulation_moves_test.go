@@ -156,6 +156,8 @@ func (s *simulation) move(cut bool) {
 func (s *simulation) guard() {
 	s.user("guard", func(ctx context.Context) (api.Job, error) {
 		s.engine.Guard(ctx)
+		s.engine.Observe(ctx)
+		s.engine.Look(ctx)
 		return api.Job{}, nil
 	})
 }

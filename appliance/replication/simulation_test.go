@@ -57,6 +57,7 @@ type simulation struct {
 	mu      sync.Mutex
 	pending map[string]*gate
 	ended   []api.Job
+	alerts  []string        // what was told of them: action, kind, and name of what they are about
 	known   map[string]bool // jobs whose end was seen
 	users   int             // orders under way
 	orders  map[string]bool // and to which groups
@@ -128,7 +129,7 @@ func (s *simulation) covered() {
 			require.NotZero(s.t, s.counts[kind.Name+" succeeded"], "no %s succeeded", kind.Name)
 		}
 	}
-	for _, what := range []string{startedMeanwhile, notUndone, "rot is found"} {
+	for _, what := range []string{startedMeanwhile, notUndone, "rot is found", "outage in peace"} {
 		require.NotZero(s.t, s.counts[what], what)
 	}
 }
@@ -361,6 +362,9 @@ func (m mortalState) Delete(bucket, key string) error {
 type simBus struct{ l *life }
 
 func (b simBus) Publish(e api.Event) {
+	if e.Kind == "alert" && !b.l.dead.Load() {
+		b.l.s.told(e)
+	}
 	if e.Job == nil || e.Action != "updated" || !e.Job.State.Ended() || b.l.dead.Load() {
 		return
 	}

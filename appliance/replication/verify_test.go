@@ -70,9 +70,7 @@ func (w *world) replica(g api.Group, member int) hypervisors.Replica {
 // alerts are the actions of a kind of alert, in order, and whether it is on now.
 func (w *world) alerts(kind string) (actions []string, on bool) {
 	w.t.Helper()
-	events, err := w.db.EventsAfter(0, 10000)
-	require.NoError(w.t, err)
-	for _, e := range events {
+	for _, e := range w.events() {
 		if e.Kind == "alert" && e.Subject == kind {
 			actions = append(actions, e.Action)
 		}
@@ -84,6 +82,18 @@ func (w *world) alerts(kind string) (actions []string, on bool) {
 		}
 	}
 	return actions, on
+}
+
+// events are all that were published until now.
+func (w *world) events() []api.Event {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.t.Context())
+	defer cancel()
+	_, err := w.engine.Events(ctx, 0) // "from now on" comes behind all of them
+	require.NoError(w.t, err)
+	events, err := w.db.EventsAfter(0, 10000)
+	require.NoError(w.t, err)
+	return events
 }
 
 func ids(points []api.Point, from, to int) []string {

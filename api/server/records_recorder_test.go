@@ -1,0 +1,19 @@
+package server
+
+import (
+	"context"
+
+	"understudy/api"
+)
+
+func (r *recorder) Overview(ctx context.Context, scope api.Scope) (api.Overview, error) {
+	return answerTo[api.Overview](r, "Overview", scope)
+}
+
+func (r *recorder) ListMachines(ctx context.Context, q api.MachineQuery) (api.Page[api.ProtectedMachine], error) {
+	return answerTo[api.Page[api.ProtectedMachine]](r, "ListMachines", q)
+}
+
+func (r *recorder) ListAlerts(ctx context.Context, scope api.Scope) ([]api.ActiveAlert, error) {
+	return answerTo[[]api.ActiveAlert](r, "ListAlerts", scope)
+}
