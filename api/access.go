@@ -82,7 +82,7 @@ type UserSpec struct {
 	FullName string   `json:"fullName,omitempty" maxLength:"128"`
 	Role     Role     `json:"role" enum:"viewer,operator,administrator"`
 	Groups   []string `json:"groups,omitempty" maxItems:"1000" doc:"Ids of the groups that the user sees; empty means all, which administrators need"`
-	Password Secret   `json:"password" writeOnly:"true" format:"password" doc:"12 to 256 characters"`
+	Password Secret   `json:"password" writeOnly:"true" format:"password" maxLength:"256" doc:"12 to 256 characters"`
 }
 
 // UserEdit is a user as it shall be.
@@ -91,7 +91,7 @@ type UserEdit struct {
 	Role     Role     `json:"role" enum:"viewer,operator,administrator"`
 	Groups   []string `json:"groups,omitempty" maxItems:"1000" doc:"As in the making of a user"`
 	Disabled bool     `json:"disabled,omitempty"`
-	Password Secret   `json:"password,omitzero" writeOnly:"true" format:"password" doc:"A new one, which ends the user's sessions; left out: as it was"`
+	Password Secret   `json:"password,omitzero" writeOnly:"true" format:"password" maxLength:"256" doc:"A new one, which ends the user's sessions; left out: as it was"`
 }
 
 // Tokens let programs in on behalf of users.
@@ -104,8 +104,8 @@ type Tokens interface {
 
 // TokenQuery says whose tokens.
 type TokenQuery struct {
-	All bool      `json:"all" doc:"Those of all users; administrators only"`
-	By  Principal `json:"-"` // filled by the server
+	All bool      // those of all users; administrators only
+	By  Principal // filled by the server
 }
 
 // TokenSpec is a token that is wanted.
@@ -113,6 +113,7 @@ type TokenSpec struct {
 	Name    string    `json:"name" minLength:"1" maxLength:"64" doc:"What it is for"`
 	Role    Role      `json:"role,omitempty" enum:"viewer,operator,administrator" doc:"At most that of its user; empty means the user's"`
 	Expires time.Time `json:"expires" doc:"At most a year from now"`
+	User    string    `json:"user,omitempty" maxLength:"128" doc:"Id or name of the user that it is for; empty means oneself. Administrators only"`
 	By      Principal `json:"-"` // filled by the server
 }
 
@@ -131,7 +132,7 @@ type Token struct {
 // NewToken is a token that was just made, with the one look at it.
 type NewToken struct {
 	Token
-	Shown Secret `json:"token" doc:"For Authorization: Bearer. It is shown this once"`
+	Shown Secret `json:"token" readOnly:"true" doc:"For Authorization: Bearer. It is shown this once"`
 }
 
 // AuditLog is what was changed and tried, by whom. It can only grow.
@@ -166,4 +167,54 @@ type AuditEntry struct {
 	Status  int       `json:"status" doc:"HTTP status of the answer; 0 when the appliance ended before there was one"`
 	Outcome string    `json:"outcome" enum:"done,refused,failed,unknown"`
 	Hash    string    `json:"hash" doc:"SHA-256 over the hash of the entry before and this one"`
+}
+
+// Me is who is signed in.
+type Me struct {
+	User    User       `json:"user"`
+	CSRF    string     `json:"csrf,omitempty" doc:"For the header X-CSRF-Token of everything but GET, in a session"`
+	Expires *time.Time `json:"expires,omitempty" doc:"When the session ends if nothing happens, or the token does"`
+}
+
+// Opened is a session that was just opened. Its cookie goes to the browser and nowhere else.
+type Opened struct {
+	Me
+	Cookie Secret
+}
+
+// Credentials are what a person signs in with.
+type Credentials struct {
+	Name     string `json:"name" minLength:"1" maxLength:"1024"`
+	Password Secret `json:"password" writeOnly:"true" format:"password" maxLength:"1024"`
+}
+
+// PasswordChange is a person's new password.
+type PasswordChange struct {
+	Old Secret `json:"old" writeOnly:"true" format:"password" maxLength:"256"`
+	New Secret `json:"new" writeOnly:"true" format:"password" maxLength:"256" doc:"12 to 256 characters"`
+}
+
+// Setup tells whether the first administrator is still to be made.
+type Setup struct {
+	Needed bool `json:"needed"`
+}
+
+// SetupSpec makes the first administrator.
+type SetupSpec struct {
+	Token    Secret `json:"token" writeOnly:"true" format:"password" maxLength:"256" doc:"From the file setup.token in the appliance's data directory"`
+	Name     string `json:"name" minLength:"1" maxLength:"64"`
+	FullName string `json:"fullName,omitempty" maxLength:"128"`
+	Password Secret `json:"password" writeOnly:"true" format:"password" maxLength:"256" doc:"12 to 256 characters"`
+}
+
+// SignInWays tells how one can sign in.
+type SignInWays struct {
+	Local bool      `json:"local" doc:"With a name and password of the appliance's own"`
+	LDAP  bool      `json:"ldap" doc:"With a name and password of a directory"`
+	OIDC  *Provider `json:"oidc,omitempty" doc:"At a provider"`
+}
+
+// Provider is who proves people at its own page.
+type Provider struct {
+	Name string `json:"name"`
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Code tells kinds of errors apart, over HTTP and in the exit status of the command line.
@@ -30,6 +31,8 @@ type Error struct {
 	Hint    string
 	Field   string // name of the offending field, for CodeInvalid
 	Err     error  // cause, for errors.Is
+	// RetryAfter is how long to wait, for CodeThrottled; 0: unknown.
+	RetryAfter time.Duration
 }
 
 func (e *Error) Error() string { return e.Message }

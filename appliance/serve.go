@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"understudy/api/server"
+	"understudy/appliance/access"
 	"understudy/appliance/replication"
 	"understudy/appliance/store"
 	"understudy/appliance/support"
@@ -37,8 +38,9 @@ func serveCommand(o serveOptions) *cobra.Command {
 		Short: "Run the appliance",
 		Long: `Run the appliance: the engine, its schedule and the API.
 
-The data directory holds the state (state.db), the administrator's token (admin.token, mode 0600) and the TLS
-certificate (tls/); all of them are made at the first start. One data directory serves one daemon at a time.`,
+The data directory holds the state (state.db), the token of the command line (admin.token, mode 0600), the TLS
+certificate (tls/) and, until the first user is made, the token for that (setup.token); all of them are made at the
+first start. One data directory serves one daemon at a time.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o) },
@@ -78,6 +80,10 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	people, err := access.New(access.Options{Store: db, SetupFile: filepath.Join(o.dataDir, "setup.token"), Log: log})
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
@@ -100,7 +106,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	log.Info("serving", "address", listener.Addr().String(), "data", o.dataDir)
 	operate := support.New(support.Options{Certificates: certificates, Vault: secrets, Checks: []support.Check{
 		{Name: "state", Look: db.Answers}, {Name: "schedule", Look: engine.Scheduling}}})
-	return server.Serve(ctx, listener, server.New(server.Parts{Service: engine, Operation: operate}, server.Options{Token: token, Log: log, Version: version}), certificates)
+	return server.Serve(ctx, listener, server.New(server.Parts{Service: engine, Access: people, Operation: operate}, server.Options{Token: token, Log: log, Version: version}), certificates)
 }
 
 // certificateNames are the names a client on this machine or in its network reaches the API by.

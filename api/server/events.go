@@ -10,6 +10,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humagin"
+	"github.com/gin-gonic/gin"
 	"github.com/tmaxmax/go-sse"
 
 	"understudy/api"
@@ -49,14 +50,15 @@ func (s *Server) eventRoute() {
 		return &huma.StreamResponse{Body: func(h huma.Context) {
 			defer stop()
 			defer cancel()
-			s.stream(ctx, humagin.Unwrap(h).Writer, in.By.Scope, events)
+			s.stream(ctx, humagin.Unwrap(h), in.By, events)
 		}}, nil
 	})
 }
 
 // stream writes until ctx ends, the service closes the channel or the reader is gone. The reader connects again and says
 // what it saw last.
-func (s *Server) stream(ctx context.Context, w http.ResponseWriter, scope api.Scope, events <-chan api.Event) {
+func (s *Server) stream(ctx context.Context, c *gin.Context, by api.Principal, events <-chan api.Event) {
+	w := c.Writer
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // gateways would hold events back
 	conn := http.NewResponseController(w)
@@ -84,12 +86,15 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, scope api.Sc
 		case <-ctx.Done():
 			return
 		case <-heartbeat.C:
+			if !s.still(c, by) { // signed out, disabled, or with another scope by now
+				return
+			}
 			m = comment("alive")
 		case event, open := <-events:
 			if !open {
 				return
 			}
-			if !scope.Has(event.Group) {
+			if !by.Scope.Has(event.Group) {
 				continue
 			}
 			data, err := json.Marshal(event)

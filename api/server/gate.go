@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
+	"reflect"
 	"regexp"
 	"strings"
 
@@ -98,12 +99,18 @@ const keyPrincipal = "principal"
 
 // Asked is part of the input of operations that must know who asks.
 type Asked struct {
-	By api.Principal `json:"-"`
+	By   api.Principal `json:"-"`
+	From string        `json:"-"` // the address of the other side
+	csrf string
 }
 
 // Resolve implements huma.Resolver.
 func (a *Asked) Resolve(ctx huma.Context) []error {
-	a.By = principal(humagin.Unwrap(ctx))
+	c := humagin.Unwrap(ctx)
+	a.By, a.From = principal(c), c.RemoteIP()
+	if a.By.Method == api.MethodSession {
+		a.csrf = csrfOf(cookie(c))
+	}
 	return nil
 }
 
@@ -121,23 +128,34 @@ func (s *Server) gate(c *gin.Context) {
 		s.refuse(c, api.Errorf(api.CodeForbidden, "This is a bug.", "nobody may use this address"))
 		return
 	}
-	p, err := s.identify(c)
-	if err != nil && !route.anybody {
+	p, err := s.identify(c, true)
+	switch {
+	case route.anybody && !safe(c.Request.Method) && foreign(c.Request):
+		err = errForeign() // or a foreign page could sign people in as somebody else
+	case route.anybody && err != nil:
+		p, err = api.Principal{}, nil
+	case err == nil && !route.anybody:
+		if p.Method == api.MethodSession {
+			err = checkCSRF(c, cookie(c))
+		}
+		if err == nil {
+			err = s.allowed(c.Request.Context(), route.need, p, c.Param("id"))
+		}
+	}
+	if err != nil {
 		s.refuse(c, err)
 		return
 	}
 	c.Set(keyPrincipal, p)
-	if !route.anybody {
-		if err := s.allowed(c.Request.Context(), route.need, p, c.Param("id")); err != nil {
-			s.refuse(c, err)
-		}
-	}
 }
 
 func (s *Server) refuse(c *gin.Context, err error) {
 	p := s.problem(c.Request.Context(), err)
 	if p.Status == http.StatusUnauthorized {
 		c.Header("WWW-Authenticate", `Bearer realm="understudy"`)
+	}
+	for name := range p.GetHeaders() {
+		c.Header(name, p.GetHeaders().Get(name))
 	}
 	c.Header("Content-Type", "application/problem+json")
 	c.AbortWithStatusJSON(p.Status, p)
@@ -164,13 +182,41 @@ func (s *Server) allowed(ctx context.Context, n need, p api.Principal, id string
 	return err
 }
 
-// identify finds out who asks.
-func (s *Server) identify(c *gin.Context) (api.Principal, error) {
-	scheme, token, _ := strings.Cut(c.GetHeader("Authorization"), " ")
-	if strings.EqualFold(scheme, "Bearer") && s.isLocal(strings.TrimSpace(token)) {
-		return api.Principal{Name: "local", Role: api.RoleAdministrator, Method: api.MethodLocal}, nil
+// identify finds out who asks. With touch, a session lasts on.
+func (s *Server) identify(c *gin.Context, touch bool) (api.Principal, error) {
+	nobody := api.Errorf(api.CodeUnauthorized, "Send a token as Authorization: Bearer, or sign in.", "nobody is signed in, or the token is wrong")
+	if header := c.GetHeader("Authorization"); header != "" {
+		scheme, token, _ := strings.Cut(header, " ")
+		token = strings.TrimSpace(token)
+		switch {
+		case !strings.EqualFold(scheme, "Bearer") || len(token) > maxCredential:
+			return api.Principal{}, nobody
+		case s.isLocal(token):
+			return api.Principal{Name: "local", Role: api.RoleAdministrator, Method: api.MethodLocal}, nil
+		case s.access == nil:
+			return api.Principal{}, nobody
+		}
+		return s.access.Bearer(token)
 	}
-	return api.Principal{}, api.Errorf(api.CodeUnauthorized, "Send a token as Authorization: Bearer, or sign in.", "nobody is signed in, or the token is wrong")
+	cookie := cookie(c)
+	if s.access == nil || cookie == "" || len(cookie) > maxCredential {
+		return api.Principal{}, nobody
+	}
+	return s.access.Session(cookie, touch)
+}
+
+// still tells whether whoever asked is still the same and may still do the same.
+func (s *Server) still(c *gin.Context, p api.Principal) bool {
+	now, err := s.identify(c, false)
+	return err == nil && reflect.DeepEqual(now, p)
+}
+
+func cookie(c *gin.Context) string {
+	value, err := c.Request.Cookie(cookieName)
+	if err != nil {
+		return ""
+	}
+	return value.Value
 }
 
 // isLocal compares digests, so that the time it takes tells neither content nor length of the token.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/validation"
@@ -24,6 +27,8 @@ type Problem struct {
 	Field   string      `json:"field,omitempty" doc:"The offending field, such as policy.rpoSeconds"`
 	Request string      `json:"request,omitempty" doc:"Id of the request, which the log has too"`
 	Errors  []Violation `json:"errors,omitempty" doc:"All offending fields, when there are several"`
+
+	retryAfter time.Duration
 }
 
 // Violation is one field that is wrong.
@@ -36,6 +41,14 @@ func (p *Problem) Error() string { return p.Detail }
 
 // GetStatus implements huma.StatusError.
 func (p *Problem) GetStatus() int { return p.Status }
+
+// GetHeaders implements huma.HeadersError.
+func (p *Problem) GetHeaders() http.Header {
+	if p.retryAfter <= 0 {
+		return nil
+	}
+	return http.Header{"Retry-After": {strconv.Itoa(int(math.Ceil(p.retryAfter.Seconds())))}}
+}
 
 // ContentType implements huma.ContentTypeFilter.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
@@ -83,7 +96,7 @@ func (s *Server) problem(ctx context.Context, err error) *Problem {
 }
 
 func newProblem(status int, e *api.Error) *Problem {
-	return &Problem{Title: http.StatusText(status), Status: status, Detail: e.Message, Code: e.Code, Hint: e.Hint, Field: e.Field}
+	return &Problem{Title: http.StatusText(status), Status: status, Detail: e.Message, Code: e.Code, Hint: e.Hint, Field: e.Field, retryAfter: e.RetryAfter}
 }
 
 func abort(c *gin.Context, status int, e *api.Error) {

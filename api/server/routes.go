@@ -48,6 +48,7 @@ type (
 )
 
 func (s *Server) routes() {
+	s.accessRoutes()
 	s.hostRoutes()
 	s.groupRoutes()
 	s.orderRoutes()
@@ -77,10 +78,14 @@ func register[I, O any](s *Server, n need, method, path, id, summary string, sta
 func (s *Server) operation(n need, method, path, id, summary string, status int) huma.Operation {
 	tag, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	s.guard(n, method, prefix+path, id)
-	return huma.Operation{
+	op := huma.Operation{
 		OperationID: id, Method: method, Path: prefix + path, Summary: summary, Tags: []string{tag}, DefaultStatus: status,
 		MaxBodyBytes: maxBody, BodyReadTimeout: -1, // readBody has bounded it
 	}
+	if n.anybody {
+		op.Security = []map[string][]string{{}}
+	}
+	return op
 }
 
 func answer[T any](v T, err error) (*body[T], error) { return &body[T]{Body: v}, err }

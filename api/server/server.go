@@ -135,9 +135,10 @@ func config() huma.Config {
 	c.CreateHooks = nil
 	c.RejectUnknownQueryParameters = true
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"token": {Type: "http", Scheme: "bearer", Description: "The token that the appliance made at its first start"},
+		"token":   {Type: "http", Scheme: "bearer", Description: "An API token, or the one that the appliance made at its first start"},
+		"session": {Type: "apiKey", In: "cookie", Name: cookieName, Description: "A person; everything but GET needs the header " + csrfHeader + " too"},
 	}
-	c.Security = []map[string][]string{{"token": {}}}
+	c.Security = []map[string][]string{{"token": {}}, {"session": {}}}
 	return c
 }
 

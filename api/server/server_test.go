@@ -29,8 +29,13 @@ const token = "a-token-for-tests"
 
 func start(t *testing.T, svc api.Service, change ...func(*Server)) (string, *client.Client) {
 	t.Helper()
-	parts := Parts{Service: svc}
+	parts := Parts{Service: svc, Access: newPeople(t)}
 	parts.Operation, _ = svc.(api.Operation)
+	return startParts(t, parts, change...)
+}
+
+func startParts(t *testing.T, parts Parts, change ...func(*Server)) (string, *client.Client) {
+	t.Helper()
 	s := New(parts, Options{Token: token, Log: slog.New(slog.DiscardHandler), Version: "1.2.3"})
 	for _, f := range change {
 		f(s)
