@@ -12,18 +12,18 @@ BENCHTIME ?= 3x
 SOAK ?= 30m
 SEED ?=
 
-# Packages that need libvirt or the lab, themselves or for their tests; asked for when a recipe runs, for before deps
+# Packages that need libvirt, the lab or real receivers of notifications, themselves or for their tests; asked for when a recipe runs, for before deps
 # the list cannot be made.
-list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
+list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)|appliance\/notify\/receivers( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
 
 # Of the console: what Vite reads, and where npm leaves a mark.
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: help deps ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: help deps receivers ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 deps: ## install the Debian packages that are missing
 	@hypervisors/kvm/lab/install.sh
@@ -40,6 +40,10 @@ $(ui_packages): ui/package-lock.json | deps
 
 ui-test: $(ui_packages) ## the console: types against the API, words, and the logic of its cache
 	cd ui && npm run types -- --check && npx tsc && npm test
+
+# Servers that the tests run as children of their own; none is started or configured on this machine itself.
+receivers: deps ## install the Debian packages of the receivers that notifications are tested against
+	@hypervisors/kvm/lab/install.sh snmptrapd rsyslog rsyslog-gnutls smitools python3-aiosmtpd
 
 build: deps ui ## build bin/understudy
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/understudy ./appliance
@@ -58,7 +62,7 @@ simulate: deps ## ten thousand cycles with random faults on fake hosts, in simul
 	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'
 
 # One package at a time: each has a lab of its own, and its guests are emulated.
-real: deps ## tests against real libvirt hosts and guests
+real: deps receivers ## tests against real libvirt hosts and guests, and real receivers of notifications
 	@real=$$($(list_real)); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
 check: deps fmt vet lint ui-test race drift ## format, vet, lint, race tests, drift

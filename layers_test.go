@@ -25,6 +25,7 @@ const module = "understudy/"
 var floors = map[string]int{
 	"appliance": 6, "guestagent": 6, "images": 6,
 	"appliance/replication": 5, "appliance/cli": 5, "appliance/store": 5, "appliance/support": 5, "appliance/metrics": 5,
+	"appliance/notify":     5,
 	"appliance/protection": 4, "appliance/jobs": 4, "appliance/vault": 4,
 	"appliance/access": 4,
 	"api":              3, "api/server": 3, "api/client": 3,
@@ -44,6 +45,8 @@ var owners = map[string][]string{
 	"github.com/spf13/":               {"appliance", "appliance/cli"},
 	"github.com/prometheus/":          {"appliance/metrics"},
 	"github.com/vbauerster/mpb/":      {"appliance/cli"},
+	"github.com/wneessen/":            {"appliance/notify"},
+	"github.com/gosnmp/":              {"appliance/notify"},
 	module + "hypervisors/kvm/lab":    {"hypervisors/kvm/*", "appliance/demo", "appliance/bench", "appliance/rig", "appliance/soak"},
 	module + "hypervisors/kvm/lab/":   {"hypervisors/kvm/*", "appliance/demo", "appliance/bench", "appliance/rig", "appliance/soak"},
 	module + "appliance/replication":  {"appliance", "appliance/replication", "appliance/bench"},

@@ -13,6 +13,7 @@ import (
 
 	"understudy/api/server"
 	"understudy/appliance/access"
+	"understudy/appliance/notify"
 	"understudy/appliance/replication"
 	"understudy/appliance/store"
 	"understudy/appliance/support"
@@ -22,9 +23,10 @@ import (
 const closeTimeout = time.Minute
 
 type serveOptions struct {
-	dataDir string
-	listen  string
-	debug   bool
+	dataDir    string
+	listen     string
+	consoleURL string
+	debug      bool
 	// logFormat is text or json.
 	logFormat string
 	keyFile   string // of the secrets; empty: where it belongs to dataDir
@@ -50,6 +52,7 @@ first start. One data directory serves one daemon at a time.`,
 	cmd.Flags().StringVar(&o.listen, "listen", ":8443", "address of the API")
 	cmd.Flags().StringVar(&o.keyFile, "key-file", "", "file with the key of the secrets (default "+standardKeyFile+
 		", or keys/secret.key in another data directory)")
+	cmd.Flags().StringVar(&o.consoleURL, "console-url", "", "address by which people reach the console, for links in notifications; without it they have none")
 	cmd.Flags().StringVar(&o.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
@@ -90,8 +93,16 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	defer listener.Close()
 
+	bus := store.NewBus(db, time.Now, log)
+	// Before the engine: what that finds when it starts shall be told.
+	notifier, err := notify.New(notify.Options{Store: db, Bus: bus, Secrets: secrets, Since: db.LastEvent(), Version: version,
+		ConsoleURL: o.consoleURL, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, notifier.Close()) }()
 	engine, err := replication.New(ctx, replication.Options{
-		Store: db, Bus: store.NewBus(db, time.Now, log), Connect: connector(log), Version: version, Log: log,
+		Store: db, Bus: bus, Connect: connector(log), Version: version, Log: log,
 		KillPoint: o.killPoint,
 	})
 	if err != nil {
@@ -103,10 +114,12 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		err = errors.Join(err, engine.Close(ctx))
 	}()
 	engine.Run()
+	notifier.Run(engine)
 	log.Info("serving", "address", listener.Addr().String(), "data", o.dataDir)
 	operate := support.New(support.Options{Certificates: certificates, Vault: secrets, Checks: []support.Check{
 		{Name: "state", Look: db.Answers}, {Name: "schedule", Look: engine.Scheduling}}})
-	return server.Serve(ctx, listener, server.New(server.Parts{Service: engine, Access: people, Operation: operate}, server.Options{Token: token, Log: log, Version: version}), certificates)
+	parts := server.Parts{Service: engine, Access: people, Operation: operate, Notifications: notifier}
+	return server.Serve(ctx, listener, server.New(parts, server.Options{Token: token, Log: log, Version: version}), certificates)
 }
 
 // certificateNames are the names a client on this machine or in its network reaches the API by.
