@@ -1,12 +1,25 @@
 package api
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"slices"
+)
 
 // Planning tells what would happen before it does, and edits what stands.
 type Planning interface {
 	// Plan says what an order would do if it was given now, and changes nothing. A host that does not answer within seconds
 	// is named in the warnings.
 	Plan(ctx context.Context, group string, o PlanOrder) (Plan, error)
+	// Preflight tells everything that CreateGroup would refuse, and what is doubtful, at once.
+	Preflight(ctx context.Context, spec GroupSpec) (Preflight, error)
+	// UpdateGroup changes what can be changed of a group that stands, all of it or nothing; revision must be the one that
+	// was read (CodeStale).
+	UpdateGroup(ctx context.Context, id string, revision int64, edit GroupEdit) (Group, error)
+	// TestHost connects to a host that is not added yet, runs the doctor's checks, which only read, and keeps nothing.
+	TestHost(ctx context.Context, spec HostSpec) (HostTest, error)
+	// UpdateHost changes name, address (of the same host) and bounds; revision must be the one that was read (CodeStale).
+	UpdateHost(ctx context.Context, id string, revision int64, spec HostSpec) (Host, error)
 	// Bandwidth gives the calendar of all copies together.
 	Bandwidth(ctx context.Context) (BandwidthCalendar, error)
 	// SetBandwidth replaces it, for the copies that run too; revision must be the one that was read (CodeStale).
@@ -112,6 +125,23 @@ type GroupEdit struct {
 type MachineEdit struct {
 	VM     string  `json:"vm" minLength:"1" doc:"As in the group's specification, or the machine's name or id"`
 	Checks []Check `json:"checks,omitempty"`
+}
+
+// Validate checks an edit; see GroupSpec.Validate.
+func (e GroupEdit) Validate() error {
+	if err := e.Policy.Validate(); err != nil {
+		return err
+	}
+	for i, m := range e.Machines {
+		field := fmt.Sprintf("machines[%d]", i)
+		if slices.ContainsFunc(e.Machines[:i], func(other MachineEdit) bool { return other.VM == m.VM }) {
+			return invalid(field+".vm", "Name each machine once.", "machine %s is named twice", m.VM)
+		}
+		if err := (GroupMachine{VM: m.VM, Checks: m.Checks}).validate(field); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // HostTest says whether a host could be added. Nothing of it is kept.

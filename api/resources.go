@@ -15,6 +15,7 @@ type HostSpec struct {
 type Host struct {
 	HostSpec
 	ID           string       `json:"id"`
+	Revision     int64        `json:"revision" doc:"For If-Match"`
 	Identity     string       `json:"identity" doc:"The same however the host is reached"`
 	Product      string       `json:"product"`
 	Version      string       `json:"version"`

@@ -24,39 +24,50 @@ const (
 // Validate checks what the schema cannot say, and the limits that matter most once more, for callers that do not come
 // over HTTP. The error is an *Error of CodeInvalid with Field and Hint.
 func (s GroupSpec) Validate() error {
+	if faults := s.Faults(); len(faults) > 0 {
+		return faults[0]
+	}
+	return nil
+}
+
+// Faults are all that Validate could say: one at least for each part of the specification that is wrong.
+func (s GroupSpec) Faults() (faults []error) {
+	fault := func(err error) {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
 	if s.SourceHost == "" {
-		return invalid("sourceHost", "Name the host that the machines run on.", "there is no source host")
+		fault(invalid("sourceHost", "Name the host that the machines run on.", "there is no source host"))
 	}
 	if s.TargetHost == "" {
-		return invalid("targetHost", "Name the host that keeps the replicas.", "there is no target host")
+		fault(invalid("targetHost", "Name the host that keeps the replicas.", "there is no target host"))
 	}
-	if s.SourceHost == s.TargetHost {
-		return sameHost(s.SourceHost, s.TargetHost)
+	if s.SourceHost == s.TargetHost && s.SourceHost != "" {
+		fault(sameHost(s.SourceHost, s.TargetHost))
 	}
 	if len(s.Machines) == 0 {
-		return invalid("machines", "Name at least one machine.", "the group has no machines")
+		fault(invalid("machines", "Name at least one machine.", "the group has no machines"))
 	}
 	vms, names := map[string]int{}, map[string]int{}
 	for i, m := range s.Machines {
 		field := fmt.Sprintf("machines[%d]", i)
-		if err := m.validate(field); err != nil {
-			return err
-		}
+		fault(m.validate(field))
 		if first, twice := vms[m.VM]; twice {
-			return invalid(field+".vm", "Name each machine once.", "machine %s is number %d already", m.VM, first+1)
+			fault(invalid(field+".vm", "Name each machine once.", "machine %s is number %d already", m.VM, first+1))
+			continue
 		}
 		vms[m.VM] = i
 		name := cmp.Or(m.ReplicaName, m.VM)
 		if first, twice := names[name]; twice {
-			return invalid(field+".replicaName", "Give each replica a name of its own.",
-				"replica name %s is taken by machine %s", name, s.Machines[first].VM)
+			fault(invalid(field+".replicaName", "Give each replica a name of its own.",
+				"replica name %s is taken by machine %s", name, s.Machines[first].VM))
 		}
 		names[name] = i
 	}
-	if err := validateNetworks(s.Networks); err != nil {
-		return err
-	}
-	return s.Policy.Validate()
+	fault(validateNetworks(s.Networks))
+	fault(s.Policy.Validate())
+	return faults
 }
 
 // ValidateHosts refuses one host under two names or two addresses.

@@ -58,21 +58,52 @@ func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hyperv
 		}
 	}
 	hw.NICs = slices.Clone(hw.NICs)
+	if missing := networks.Missing(source, target); len(missing) > 0 {
+		return hw, missing[0]
+	}
 	for i, nic := range hw.NICs {
-		to := networks.Target(nic.Network)
-		if !slices.ContainsFunc(target, func(n hypervisors.Network) bool { return n.Name == to }) {
-			return hw, &hypervisors.Error{
-				Op: "map network", Subject: fmt.Sprintf("%q of machine %s", nic.Network, source.Hardware.Name),
-				Err:  fmt.Errorf("%w: the target has no network %q", hypervisors.ErrUnknownNetwork, to),
-				Hint: "Map it to one of: " + strings.Join(names(target), ", ") + ".",
-			}
-		}
-		hw.NICs[i].Network = to
+		hw.NICs[i].Network = networks.Target(nic.Network)
 		if w.NICModel != "" {
 			hw.NICs[i].Model = w.NICModel
 		}
 	}
 	return hw, nil
+}
+
+// Missing gives an ErrUnknownNetwork for each network of a machine that leads to none of the target's.
+func (n Networks) Missing(source hypervisors.VM, target []hypervisors.Network) (missing []error) {
+	told := map[string]bool{}
+	for _, nic := range source.Hardware.NICs {
+		to := n.Target(nic.Network)
+		if told[nic.Network] || slices.ContainsFunc(target, func(n hypervisors.Network) bool { return n.Name == to }) {
+			continue
+		}
+		told[nic.Network] = true
+		missing = append(missing, &hypervisors.Error{
+			Op: "map network", Subject: fmt.Sprintf("%q of machine %s", nic.Network, source.Hardware.Name),
+			Err:  fmt.Errorf("%w: the target has no network %q", hypervisors.ErrUnknownNetwork, to),
+			Hint: "Map it to one of: " + strings.Join(names(target), ", ") + ".",
+		})
+	}
+	return missing
+}
+
+// Clashes gives an error for the name and for each MAC address of a replica that other machines of the target have:
+// ErrNameTaken, ErrMACTaken.
+func Clashes(replica hypervisors.Hardware, others []hypervisors.VM) (clashes []error) {
+	for _, vm := range others {
+		if vm.Hardware.Name == replica.Name {
+			clashes = append(clashes, &hypervisors.Error{Op: "use", Subject: "name " + replica.Name, Err: hypervisors.ErrNameTaken,
+				Hint: "A machine of the target has this name; choose another name for the replica."})
+		}
+		for _, theirs := range vm.Hardware.NICs {
+			if slices.ContainsFunc(replica.NICs, func(ours hypervisors.NIC) bool { return strings.EqualFold(ours.MAC, theirs.MAC) }) {
+				clashes = append(clashes, &hypervisors.Error{Op: "use", Subject: "MAC address " + theirs.MAC, Err: hypervisors.ErrMACTaken,
+					Hint: "Machine " + vm.Hardware.Name + " of the target has this address."})
+			}
+		}
+	}
+	return clashes
 }
 
 // Bubble maps every NIC of a machine, by MAC, to one isolated network.

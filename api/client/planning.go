@@ -19,6 +19,26 @@ func (c *Client) Plan(ctx context.Context, group string, o api.PlanOrder) (api.P
 	return order[api.Plan](ctx, c, group, "plan", o)
 }
 
+// Preflight implements api.Planning.
+func (c *Client) Preflight(ctx context.Context, spec api.GroupSpec) (api.Preflight, error) {
+	return post[api.Preflight](ctx, c, path("preflight"), spec)
+}
+
+// UpdateGroup implements api.Planning.
+func (c *Client) UpdateGroup(ctx context.Context, id string, revision int64, edit api.GroupEdit) (api.Group, error) {
+	return put[api.Group](ctx, c, revision, edit, "groups", id)
+}
+
+// TestHost implements api.Planning.
+func (c *Client) TestHost(ctx context.Context, spec api.HostSpec) (api.HostTest, error) {
+	return post[api.HostTest](ctx, c, path("hosts", "test"), spec)
+}
+
+// UpdateHost implements api.Planning.
+func (c *Client) UpdateHost(ctx context.Context, id string, revision int64, spec api.HostSpec) (api.Host, error) {
+	return put[api.Host](ctx, c, revision, spec, "hosts", id)
+}
+
 // Bandwidth implements api.Planning.
 func (c *Client) Bandwidth(ctx context.Context) (api.BandwidthCalendar, error) {
 	return get[api.BandwidthCalendar](ctx, c, path("settings", "bandwidth"))

@@ -47,3 +47,39 @@ func (f *appliance) Plan(_ context.Context, group string, o api.PlanOrder) (api.
 	}
 	return p, f.check(group)
 }
+
+func (f *appliance) Preflight(_ context.Context, spec api.GroupSpec) (api.Preflight, error) {
+	f.note("preflight %s", spec.Name)
+	p := api.Preflight{Ready: true, Bytes: 11 << 30, Checks: []api.PreflightCheck{
+		{Code: "source-host", Level: api.LevelOK, Message: "kvm1 answers and can be read."},
+		{Code: "tracking", Level: api.LevelWarning, Message: "Changes of disk vdb of db1 cannot be tracked.", Machine: "db1", Field: "machines[0].vm", Hint: "Convert it to qcow2."}}}
+	if spec.Name == "bad" {
+		p.Ready = false
+		p.Checks = append(p.Checks, api.PreflightCheck{Code: "networks", Level: api.LevelError, Message: "the target has no network \"moon\"", Field: "networks", Machine: "db1", Hint: "Map it to one of: lan."})
+	}
+	return p, f.err
+}
+
+func (f *appliance) UpdateGroup(_ context.Context, id string, revision int64, edit api.GroupEdit) (api.Group, error) {
+	f.note("edit %s %d %+v", id, revision, edit)
+	g := someGroup()
+	g.Policy = edit.Policy
+	return g, f.check(id)
+}
+
+func (f *appliance) TestHost(_ context.Context, spec api.HostSpec) (api.HostTest, error) {
+	f.note("test host %+v", spec)
+	if spec.URI == "qemu:///dead" {
+		return api.HostTest{Problem: "connect host qemu:///dead: host cannot be reached", Hint: "Check the address."}, f.err
+	}
+	h := someHost("kvm3")
+	return api.HostTest{Reachable: true, Identity: h.Identity, Product: h.Product, Version: h.Version, Capabilities: h.Capabilities,
+		Checks: []api.DoctorCheck{{Name: "inventory", Result: "passed"}, {Name: "quiesce", Result: "skipped", Message: "no agent"}}}, f.err
+}
+
+func (f *appliance) UpdateHost(_ context.Context, id string, revision int64, spec api.HostSpec) (api.Host, error) {
+	f.note("edit host %s %d %+v", id, revision, spec)
+	h := someHost(spec.Name)
+	h.HostSpec, h.Revision = spec, revision+1
+	return h, f.check(id)
+}

@@ -79,7 +79,7 @@ func otherThan(all []api.Alert, kind string) []api.Alert {
 func (e *Engine) changeHostAlerts(p *endpoint, change func([]api.Alert) []api.Alert) (bool, error) {
 	e.mu.Lock()
 	next := change(e.hostAlerts[p.ID])
-	known := e.hosts[p.ID] == p
+	_, known := e.hosts[p.ID]
 	e.mu.Unlock()
 	if !known {
 		return false, nil

@@ -23,6 +23,7 @@ const connectTimeout = 30 * time.Second
 type hostRecord struct {
 	api.HostSpec
 	ID       string
+	Revision int64
 	Identity string
 	Product  string
 	Version  string
@@ -36,7 +37,9 @@ type endpoint struct {
 
 	mu   sync.Mutex // held while connecting
 	link atomic.Pointer[link]
-	contact
+	// replaced: another endpoint stands for the host, which Engine.endpoint gives.
+	replaced bool
+	*contact // of the host, whatever endpoint stands for it
 }
 
 // link is the connection to a host, or why there is none. Whoever only shows it does not wait for who is connecting.
@@ -47,7 +50,7 @@ type link struct {
 
 func (e *Engine) newEndpoint(rec hostRecord) *endpoint {
 	p := &endpoint{hostRecord: rec, slots: semaphore.NewWeighted(int64(cmp.Or(rec.MaxJobs, 4))),
-		starts: semaphore.NewWeighted(int64(e.AtOnce))}
+		starts: semaphore.NewWeighted(int64(e.AtOnce)), contact: new(contact)}
 	p.link.Store(&link{})
 	return p
 }
@@ -70,12 +73,10 @@ func (p *endpoint) connected() hypervisors.Host {
 
 func (p *endpoint) view() api.Host {
 	l, problem := p.link.Load(), p.trouble()
-	h := api.Host{HostSpec: p.HostSpec, ID: p.ID, Identity: p.Identity, Product: p.Product, Version: p.Version,
+	h := api.Host{HostSpec: p.HostSpec, ID: p.ID, Revision: p.Revision, Identity: p.Identity, Product: p.Product, Version: p.Version,
 		Connected: l.host != nil && problem == "", Problem: cmp.Or(l.problem, problem)}
 	if l.host != nil {
-		c := l.host.Capabilities()
-		h.Capabilities = api.Capabilities{Source: c.Source, Target: c.Target, ChangeTracking: c.ChangeTracking, Quiesce: c.Quiesce,
-			GroupMoment: c.GroupMoment, Isolation: c.Isolation, Guest: c.Guest, Screen: c.Screen, Missing: c.Missing}
+		h.Capabilities = capabilities(l.host)
 	}
 	return h
 }
@@ -106,11 +107,10 @@ func (e *Engine) connectAll(ctx context.Context) {
 
 // host gives the connection to a host, connecting and cleaning it when there is none.
 func (e *Engine) host(ctx context.Context, id string) (hypervisors.Host, error) {
-	p, err := e.endpoint(id)
+	p, err := e.current(id)
 	if err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
 	defer p.mu.Unlock()
 	if host := p.connected(); host != nil {
 		return host, nil
@@ -120,6 +120,21 @@ func (e *Engine) host(ctx context.Context, id string) (hypervisors.Host, error) 
 	}
 	e.clean(ctx, p)
 	return p.connected(), nil
+}
+
+// current gives the endpoint that stands for a host, with its mutex held.
+func (e *Engine) current(id string) (*endpoint, error) {
+	for {
+		p, err := e.endpoint(id)
+		if err != nil {
+			return nil, err
+		}
+		p.mu.Lock()
+		if !p.replaced {
+			return p, nil
+		}
+		p.mu.Unlock()
+	}
 }
 
 // open connects p, whose mutex is held, and makes sure that the host is still the one that was added.

@@ -23,6 +23,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -77,7 +79,9 @@ type Engine struct {
 	groups map[string]*group
 	hosts  map[string]*endpoint
 	limits map[string]*snapshot.Limiter // by group
-	line   line                         // what all of them share
+	// retired are connections that were replaced while they were used.
+	retired []retired
+	line    line // what all of them share
 	// creating are groups that are recorded but not provisioned yet.
 	creating map[string]bool
 	owed     map[string][]owed // by group
@@ -168,9 +172,14 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.done.Wait()
 	err := e.runner.Close(ctx)
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, h := range e.hosts {
-		err = errors.Join(err, h.close())
+	all, former := slices.Collect(maps.Values(e.hosts)), e.retired
+	e.retired = nil
+	e.mu.Unlock()
+	for _, p := range all {
+		err = errors.Join(err, p.close())
+	}
+	for _, r := range former {
+		err = errors.Join(err, r.connection.Close())
 	}
 	return err
 }
@@ -192,6 +201,7 @@ func (e *Engine) load() error {
 		if err := decode(&rec); err != nil {
 			return err
 		}
+		rec.Revision = max(1, rec.Revision) // it had none once
 		e.hosts[rec.ID] = e.newEndpoint(rec)
 		return nil
 	}); err != nil {

@@ -156,30 +156,6 @@ func (e *Engine) delete(id string) error {
 	return nil
 }
 
-// UpdatePolicy changes the policy of a group whose revision the caller has seen.
-func (e *Engine) UpdatePolicy(_ context.Context, ref string, revision int64, p api.Policy) (api.Group, error) {
-	if err := p.Validate(); err != nil {
-		return api.Group{}, err
-	}
-	g, err := e.group(ref)
-	if err != nil {
-		return api.Group{}, err
-	}
-	g, err = e.update(g.ID, func(g *group) error {
-		if g.Revision != revision {
-			return stale("group "+g.Spec.Name, g.Revision, revision)
-		}
-		g.Spec.Policy = p
-		g.Revision++
-		return nil
-	})
-	if err != nil {
-		return api.Group{}, err
-	}
-	e.limiter(g) // for the copy that runs, too
-	return e.viewOf(&g), nil
-}
-
 // Pause stops the schedule of a group.
 func (e *Engine) Pause(_ context.Context, ref string) (api.Group, error) {
 	return e.setPaused(ref, true)

@@ -35,6 +35,7 @@ func (e *Engine) watch(ctx context.Context) {
 // order that turns it off. It also does what was put off, as no cycle may come that would: clean-ups, and letting
 // production start with its host. Run calls it.
 func (e *Engine) Guard(ctx context.Context) {
+	e.closeRetired()
 	away := map[string]bool{} // its machines are looked at when it is back; it is not waited for twice
 	for _, g := range e.snapshotGroups() {
 		if !away[g.Home.Host] && !away[g.Away.Host] && e.canPay(g) && !e.payInTime(ctx, g.ID) {

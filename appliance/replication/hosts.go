@@ -4,24 +4,22 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"understudy/api"
 	"understudy/hypervisors"
-	"understudy/hypervisors/hypervisortest"
 )
 
 // AddHost connects a hypervisor and remembers it.
 func (e *Engine) AddHost(ctx context.Context, spec api.HostSpec) (api.Host, error) {
 	if _, err := e.endpoint(spec.Name); err == nil {
-		return api.Host{}, &api.Error{Code: api.CodeConflict, Field: "name", Message: fmt.Sprintf("there is a host %q already", spec.Name), Hint: "Choose another name."}
+		return api.Host{}, nameInUse(spec.Name)
 	}
 	host, info, err := e.dial(ctx, spec.URI)
 	if err != nil {
 		return api.Host{}, public(err)
 	}
-	p := e.newEndpoint(hostRecord{HostSpec: spec, ID: newID(), Identity: info.Identity, Product: info.Product, Version: info.Version})
+	p := e.newEndpoint(hostRecord{HostSpec: spec, ID: newID(), Revision: 1, Identity: info.Identity, Product: info.Product, Version: info.Version})
 	p.link.Store(&link{host: host})
 	if err := e.register(p); err != nil {
 		return api.Host{}, errors.Join(err, host.Close())
@@ -38,8 +36,7 @@ func (e *Engine) register(p *endpoint) error {
 	defer e.mu.Unlock()
 	for _, other := range e.hosts {
 		if other.Identity == p.Identity {
-			return &api.Error{Code: api.CodeConflict, Field: "uri", Message: fmt.Sprintf("this host is known already as %q", other.Name),
-				Hint: "Use that one; two names for one host would let it become source and target at once."}
+			return knownAlready(other)
 		}
 	}
 	if err := e.Store.Put(bucketHosts, p.ID, p.hostRecord); err != nil {
@@ -163,9 +160,5 @@ func (e *Engine) Doctor(ctx context.Context, ref string) (api.DoctorReport, erro
 	if err != nil {
 		return api.DoctorReport{}, public(err)
 	}
-	report := api.DoctorReport{Host: p.Name, Checks: []api.DoctorCheck{}}
-	for _, r := range hypervisortest.Doctor(ctx, host) {
-		report.Checks = append(report.Checks, api.DoctorCheck{Name: r.Name, Result: string(r.Outcome), Message: r.Message})
-	}
-	return report, nil
+	return api.DoctorReport{Host: p.Name, Checks: doctorChecks(ctx, host)}, nil
 }

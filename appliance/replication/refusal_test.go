@@ -54,8 +54,12 @@ func TestRefusedGroups(t *testing.T) {
 			}
 			before, err := w.away.Connect("observer").VMs(t.Context())
 			require.NoError(t, err)
+			preflight, err := w.engine.Preflight(t.Context(), s)
+			require.NoError(t, err)
 			_, err = w.engine.CreateGroup(t.Context(), s)
 			w.refused(err, c.code, c.words)
+			require.False(t, preflight.Ready)
+			require.Contains(t, codes(preflight.Checks, func(c api.PreflightCheck) string { return c.Message }), err.Error(), "the preflight says the same")
 			after, err := w.away.Connect("observer").VMs(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, len(before), len(after), "nothing was made")

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +36,7 @@ const (
 type world struct {
 	t            *testing.T
 	home, away   *fake.Hypervisor
+	third        *fake.Hypervisor // nobody has added
 	path         string
 	faults       map[string]*hypervisortest.Faults // by host
 	kill         func(kind, step, phase string)
@@ -45,8 +47,9 @@ type world struct {
 	noticeTime   time.Duration
 	atOnce       int
 
-	mu  sync.Mutex
-	now time.Time
+	mu   sync.Mutex
+	now  time.Time
+	open []connection
 }
 
 func newWorld(t *testing.T, away ...fake.Option) *world {
@@ -54,6 +57,7 @@ func newWorld(t *testing.T, away ...fake.Option) *world {
 		faults: map[string]*hypervisortest.Faults{"home": hypervisortest.NewFaults(t), "away": hypervisortest.NewFaults(t)}}
 	w.home = fake.New("home", w.clock, fake.WithNetwork("lan"))
 	w.away = fake.New("away", w.clock, append(away, fake.WithNetwork("lan"))...)
+	w.third = fake.New("third", w.clock)
 	w.start()
 	t.Cleanup(w.stop)
 	w.addHost("home")
@@ -86,13 +90,42 @@ func (w *world) pass(d time.Duration) {
 }
 
 func (w *world) connect(_ context.Context, uri, owner string) (hypervisors.Host, error) {
-	switch uri {
-	case "fake:home":
-		return hypervisortest.Wrap(w.home.Connect(owner), w.faults["home"]), nil
-	case "fake:away":
-		return hypervisortest.Wrap(w.away.Connect(owner), w.faults["away"]), nil
+	hosts := map[string]*fake.Hypervisor{"fake:home": w.home, "fake:away": w.away, "fake:third": w.third}
+	name, _, _ := strings.Cut(uri, "?")
+	hv, known := hosts[name]
+	if !known {
+		return nil, &hypervisors.Error{Op: "connect host", Subject: uri, Err: hypervisors.ErrUnreachable, Hint: "Check the address."}
 	}
-	return nil, &hypervisors.Error{Op: "connect host", Subject: uri, Err: hypervisors.ErrUnreachable, Hint: "Check the address."}
+	var host hypervisors.Host
+	if faults := w.faults[strings.TrimPrefix(name, "fake:")]; faults != nil {
+		host = hypervisortest.Wrap(hv.Connect(owner), faults)
+	} else {
+		host = hv.Connect(owner)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open = append(w.open, connection{host, uri})
+	return host, nil
+}
+
+// connection is one that an engine has made.
+type connection struct {
+	host hypervisors.Host
+	uri  string
+}
+
+// connections counts those to an address that still answer.
+func (w *world) connections(uri string) (open int) {
+	w.t.Helper()
+	w.mu.Lock()
+	all := slices.Clone(w.open)
+	w.mu.Unlock()
+	for _, c := range all {
+		if _, err := c.host.Info(w.t.Context()); err == nil && c.uri == uri {
+			open++
+		}
+	}
+	return open
 }
 
 func (w *world) start() {
