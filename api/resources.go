@@ -218,7 +218,7 @@ type Group struct {
 // Alert is something that is wrong now and needs a person. It is there while it is true; its beginning and its end are
 // events of kind alert.
 type Alert struct {
-	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,rpo-missed,cycle-failing,host-down,storage-low"`
+	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,restored,rpo-missed,cycle-failing,host-down,storage-low"`
 	Since   time.Time `json:"since"`
 	Message string    `json:"message"`
 	Hint    string    `json:"hint,omitempty" doc:"What to do about it"`
@@ -233,6 +233,8 @@ const (
 	AlertSplitBrain = "split-brain"
 	// AlertDiverged: a machine ran at its source after it was failed over; what it wrote there is nowhere else.
 	AlertDiverged = "diverged"
+	// AlertRestored: the group came back from a backup, and waits for a person to resume it.
+	AlertRestored = "restored"
 	// AlertStray: a replica runs that nobody ordered to, beside production.
 	AlertStray = "stray"
 	// AlertRPOMissed: the newest point is older than the policy's target.

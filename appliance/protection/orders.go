@@ -115,6 +115,10 @@ func Can(s State, o Order) error {
 	if !known {
 		return api.Errorf(api.CodeInvalid, "", "there is no order %q", o)
 	}
+	if s.Restored && o != OrderRemove {
+		return refuse(o, "it was restored from a backup, and nobody knows yet where its machines run",
+			"Make sure that no other appliance protects these machines, then resume the group.")
+	}
 	if r.phases != nil && !slices.Contains(r.phases, s.Phase) {
 		reason, hint := against(s, o)
 		return refuse(o, reason, hint)

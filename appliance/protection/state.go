@@ -45,6 +45,8 @@ type State struct {
 	Busy bool `json:"busy"`
 	// Before is the phase in which a removal began: replicas that were production then are never deleted.
 	Before api.GroupState `json:"before,omitempty"`
+	// Restored: it came back from a backup, and nobody has looked where its machines run now.
+	Restored bool `json:"restored,omitempty"`
 }
 
 // Initial is the state of a new group.

@@ -61,7 +61,6 @@ func (e *Engine) insert(g *group) error {
 		return err
 	}
 	e.groups[g.ID] = g
-	e.byName = nil
 	e.creating[g.ID] = true
 	return nil
 }

@@ -62,6 +62,8 @@ type group struct {
 	StartOwed bool
 	Attempt   time.Time
 	Created   time.Time
+	// Restored is when the backup was made that the group came back from, until it was resumed: see RestoredGroup.
+	Restored *time.Time `json:",omitempty"`
 
 	// writing is held while the group is being changed: see Engine.update.
 	writing *sync.Mutex
@@ -210,7 +212,8 @@ func (g *group) apply(event protection.Event) error {
 
 // decision is what package protection needs to know of a group.
 func (g *group) decision() protection.State {
-	return protection.State{Phase: g.State, Reversed: g.Reversed, Points: len(g.Points), Testing: g.TestRun != "", Before: g.Before}
+	return protection.State{Phase: g.State, Reversed: g.Reversed, Points: len(g.Points), Testing: g.TestRun != "", Before: g.Before,
+		Restored: g.Restored != nil}
 }
 
 // add puts a new point behind the others and keeps the figures that depend on it.

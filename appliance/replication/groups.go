@@ -32,15 +32,9 @@ func noGroup(ref string) error {
 // snapshotGroups gives all groups by name, for reading only: a group is never changed in place.
 func (e *Engine) snapshotGroups() []*group {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.byName == nil { // the schedule asks several times in a second
-		e.byName = slices.Collect(maps.Keys(e.groups))
-		slices.SortFunc(e.byName, func(a, b string) int { return cmp.Compare(e.groups[a].Spec.Name, e.groups[b].Spec.Name) })
-	}
-	out := make([]*group, len(e.byName))
-	for i, id := range e.byName {
-		out[i] = e.groups[id]
-	}
+	out := slices.Collect(maps.Values(e.groups))
+	e.mu.Unlock()
+	slices.SortFunc(out, func(a, b *group) int { return cmp.Compare(a.Spec.Name, b.Spec.Name) })
 	return out
 }
 
@@ -84,9 +78,7 @@ func (e *Engine) update(id string, change func(*group) error) (group, error) {
 	}
 	e.KillPoint(kindGroup, "record", "after write")
 	e.mu.Lock()
-	if e.groups[id] = &next; next.Spec.Name != g.Spec.Name {
-		e.byName = nil
-	}
+	e.groups[id] = &next
 	e.mu.Unlock()
 	e.publish("group", "updated", id, id, "")
 	return next.clone(), nil
@@ -149,15 +141,11 @@ func (e *Engine) delete(id string) error {
 		return err
 	}
 	defer release()
-	if err := e.chronicle.forget(id); err != nil {
-		return err
-	}
 	if err := e.Store.Delete(bucketGroups, id); err != nil {
 		return err
 	}
 	e.mu.Lock()
 	delete(e.groups, id)
-	e.byName = nil
 	delete(e.limits, id)
 	delete(e.healths, id)
 	e.mu.Unlock()
@@ -174,7 +162,16 @@ func (e *Engine) Pause(_ context.Context, ref string) (api.Group, error) {
 }
 
 // Resume starts it again.
-func (e *Engine) Resume(_ context.Context, ref string) (api.Group, error) {
+func (e *Engine) Resume(ctx context.Context, ref string) (api.Group, error) {
+	g, err := e.group(ref)
+	if err == nil && g.Restored != nil {
+		if g, err = e.findAgain(ctx, g); err == nil {
+			return e.viewOf(&g), nil
+		}
+	}
+	if err != nil {
+		return api.Group{}, err
+	}
 	return e.setPaused(ref, false)
 }
 
