@@ -13,11 +13,15 @@ import (
 
 	"understudy/api/server"
 	"understudy/appliance/access"
+	"understudy/appliance/metrics"
 	"understudy/appliance/notify"
 	"understudy/appliance/replication"
 	"understudy/appliance/store"
 	"understudy/appliance/support"
 )
+
+// maxLogs is how much of the log is kept in memory for support bundles, in bytes: a day or more of an appliance that is well.
+const maxLogs = 4 << 20
 
 // closeTimeout bounds how long a daemon that was told to stop waits for its jobs to let go.
 const closeTimeout = time.Minute
@@ -59,7 +63,8 @@ first start. One data directory serves one daemon at a time.`,
 }
 
 func serve(ctx context.Context, o serveOptions) (err error) {
-	log, err := newLog(os.Stderr, o.logFormat, o.debug)
+	logs := support.NewRing(maxLogs)
+	log, err := newLog(os.Stderr, o.logFormat, o.debug, logs)
 	if err != nil {
 		return err
 	}
@@ -71,6 +76,11 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if done, err := support.ApplyRestore(db, o.dataDir); err != nil {
+		return err
+	} else if done {
+		log.Warn("the configuration was restored: all groups are paused until they are resumed")
+	}
 	secrets, err := openSecrets(o, db, log)
 	if err != nil {
 		return err
@@ -116,10 +126,12 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	engine.Run()
 	notifier.Run(engine)
 	log.Info("serving", "address", listener.Addr().String(), "data", o.dataDir)
-	operate := support.New(support.Options{Certificates: certificates, Vault: secrets, Checks: []support.Check{
-		{Name: "state", Look: db.Answers}, {Name: "schedule", Look: engine.Scheduling}}})
+	figures := metrics.New(metrics.Options{Source: engine, Version: version, Log: log, Secrets: func() int { return len(secrets.Status().Unreadable) }})
+	go figures.Run(ctx)
+	operate := runs{o, db, engine, secrets, certificates, figures, logs}.support()
 	parts := server.Parts{Service: engine, Access: people, Operation: operate, Notifications: notifier}
-	return server.Serve(ctx, listener, server.New(parts, server.Options{Token: token, Log: log, Version: version}), certificates)
+	return server.Serve(ctx, listener, server.New(parts, server.Options{Token: token, Log: log, Version: version,
+		Metrics: figures.Handler(), Observe: figures.Observe}), certificates)
 }
 
 // certificateNames are the names a client on this machine or in its network reaches the API by.

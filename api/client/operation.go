@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -54,4 +56,55 @@ func (c *Client) Ready(ctx context.Context) api.Readiness {
 		return api.Readiness{Reasons: []string{c.transportError(ctx, err).Error()}}
 	}
 	return r
+}
+
+// Backup implements api.Operation.
+func (c *Client) Backup(ctx context.Context, o api.BackupOrder, w io.Writer) error {
+	o.Passphrase = o.Passphrase.InClear()
+	return c.save(ctx, path("backup"), o, "application/octet-stream", w)
+}
+
+// Restore implements api.Operation.
+func (c *Client) Restore(ctx context.Context, o api.RestoreOrder) (api.Restoration, error) {
+	o.Passphrase = o.Passphrase.InClear()
+	return post[api.Restoration](ctx, c, path("restore"), o)
+}
+
+// SupportBundle implements api.Operation.
+func (c *Client) SupportBundle(ctx context.Context, w io.Writer) error {
+	return c.save(ctx, path("support-bundle"), nil, "application/zip", w)
+}
+
+// save writes an answer that is a file to w.
+func (c *Client) save(ctx context.Context, path string, body any, mediaType string, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	resp, err := c.send(ctx, request{method: http.MethodPost, path: path, body: body})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if !isType(resp, mediaType) {
+		return notAnAppliance(c.base, resp)
+	}
+	tee := &keeping{w: w}
+	if _, err := io.Copy(tee, resp.Body); err != nil {
+		if tee.err != nil {
+			return fmt.Errorf("write what the appliance answered: %w", tee.err)
+		}
+		return c.transportError(ctx, fmt.Errorf("read answer: %w", err))
+	}
+	return nil
+}
+
+// keeping tells errors of writing from those of reading.
+type keeping struct {
+	w   io.Writer
+	err error
+}
+
+func (k *keeping) Write(p []byte) (int, error) {
+	n, err := k.w.Write(p)
+	k.err = errors.Join(k.err, err)
+	return n, err
 }

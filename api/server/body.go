@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -11,6 +12,14 @@ import (
 
 	"understudy/api"
 )
+
+// bodyLimit is the size of the largest body in bytes, by route.
+func bodyLimit(route string) int64 {
+	if route == prefix+"/restore" {
+		return maxRestore
+	}
+	return maxBody
+}
 
 // readBody takes the whole body before anything looks at it, bounded in size and time. The deadline is lifted again at
 // once: it bounds the question, not the time in which hosts are asked and the caller is watched for leaving.
@@ -21,7 +30,8 @@ func (s *Server) readBody(c *gin.Context) {
 	conn := http.NewResponseController(c.Writer)
 	// Only a server on a real connection has deadlines; a recorder in a test has none and needs none.
 	_ = conn.SetReadDeadline(time.Now().Add(s.bodyTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, maxBody))
+	limit := bodyLimit(c.FullPath())
+	body, err := io.ReadAll(http.MaxBytesReader(c.Writer, c.Request.Body, limit))
 	_ = conn.SetReadDeadline(time.Time{})
 	if err == nil {
 		c.Request.Body = io.NopCloser(bytes.NewReader(body))
@@ -29,7 +39,7 @@ func (s *Server) readBody(c *gin.Context) {
 	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
-		abort(c, http.StatusRequestEntityTooLarge, &api.Error{Code: api.CodeInvalid, Message: "the request is larger than 1 MiB"})
+		abort(c, http.StatusRequestEntityTooLarge, &api.Error{Code: api.CodeInvalid, Message: fmt.Sprintf("the request is larger than %d MiB", limit>>20)})
 		return
 	}
 	abort(c, http.StatusBadRequest, &api.Error{Code: api.CodeInvalid, Message: "the request did not arrive in full"})

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -39,6 +40,26 @@ func (r *recorder) RotateKey(context.Context) (api.SecretsStatus, error) {
 func (r *recorder) Ready(context.Context) api.Readiness {
 	v, _ := answerTo[api.Readiness](r, "Ready")
 	return v
+}
+
+func (r *recorder) Backup(_ context.Context, o api.BackupOrder, w io.Writer) error {
+	if _, err := answerTo[struct{}](r, "Backup", o); err != nil {
+		return err
+	}
+	_, err := w.Write([]byte("a backup"))
+	return err
+}
+
+func (r *recorder) Restore(_ context.Context, o api.RestoreOrder) (api.Restoration, error) {
+	return answerTo[api.Restoration](r, "Restore", o)
+}
+
+func (r *recorder) SupportBundle(_ context.Context, w io.Writer) error {
+	if _, err := answerTo[struct{}](r, "SupportBundle"); err != nil {
+		return err
+	}
+	_, err := w.Write([]byte("PK a bundle"))
+	return err
 }
 
 // Every method of api.Operation through the client; secrets arrive, and come back in no answer.
@@ -91,6 +112,22 @@ func TestReadiness(t *testing.T) {
 	require.JSONEq(t, `{"ready":false,"reasons":[]}`, string(b))
 }
 
+func TestBackupsMayBeLarge(t *testing.T) {
+	r := &recorder{}
+	url, c := start(t, r)
+	data := bytes.Repeat([]byte("x"), 3<<20)
+	_, err := c.Restore(t.Context(), api.RestoreOrder{Passphrase: api.NewSecret("some words to try"), Data: data})
+	require.NoError(t, err)
+	require.Equal(t, data, r.last(t).args[0].(api.RestoreOrder).Data)
+	resp, p := send(t, http.MethodPost, url+prefix+"/backup", `{"passphrase":"`+strings.Repeat("x", 2<<20)+`"}`)
+	require.Equal(t, http.StatusRequestEntityTooLarge, resp.StatusCode)
+	require.Contains(t, p.Detail, "1 MiB")
+
+	_, p = send(t, http.MethodPost, url+prefix+"/backup", `{"passphrase":"short"}`)
+	require.Equal(t, "passphrase", p.Field)
+	require.NotContains(t, p.Detail, "short\"")
+}
+
 // What JSON writes redacted must be marked in the document, so that nobody expects it in an answer.
 func TestSecretsAreWriteOnly(t *testing.T) {
 	seen := map[reflect.Type]bool{}
@@ -124,7 +161,7 @@ func TestSecretsAreWriteOnly(t *testing.T) {
 			look(m.Out(j))
 		}
 	}
-	require.GreaterOrEqual(t, secrets, 1)
+	require.GreaterOrEqual(t, secrets, 3)
 }
 
 func clientOf(t *testing.T) any {

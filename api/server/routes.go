@@ -80,7 +80,7 @@ func (s *Server) operation(n need, method, path, id, summary string, status int)
 	s.guard(n, method, prefix+path, id)
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: prefix + path, Summary: summary, Tags: []string{tag}, DefaultStatus: status,
-		MaxBodyBytes: maxBody, BodyReadTimeout: -1, // readBody has bounded it
+		MaxBodyBytes: bodyLimit(prefix + path), BodyReadTimeout: -1, // readBody has bounded it
 	}
 	if n.anybody {
 		op.Security = []map[string][]string{{}}

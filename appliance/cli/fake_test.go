@@ -171,7 +171,6 @@ func (f *appliance) CreateGroup(_ context.Context, spec api.GroupSpec) (api.Grou
 func (f *appliance) ListGroups(_ context.Context, q api.GroupQuery) (api.Page[api.Group], error) {
 	fresh := someGroup()
 	fresh.Name, fresh.State, fresh.RPO, fresh.Points = "mail", api.StateMirroring, api.RPOStatus{}, 0
-	fresh.Health, fresh.HealthReason, fresh.Tested, fresh.TestFreshness = api.HealthOff, "it is paused", nil, api.TestNever
 	fresh.Reversed, fresh.Paused, fresh.Problem = true, true, "host kvm2 cannot be reached"
 	split := splitGroup()
 	return api.PageOf([]api.Group{f.group, fresh, split}, q.Paging), f.err
@@ -294,14 +293,6 @@ func (f *appliance) ListMachines(_ context.Context, q api.MachineQuery) (api.Pag
 	fresh := api.ProtectedMachine{Name: "mail1", Group: "g2", GroupName: "mail", GroupState: api.StateMirroring, SourceHost: "kvm1", TargetHost: "kvm2",
 		SourceVM: "u5", Health: api.HealthOff, Problem: "host kvm2 cannot be reached"}
 	return api.PageOf([]api.ProtectedMachine{m, fresh}, q.Paging), f.err
-}
-
-func (f *appliance) History(_ context.Context, q api.HistoryQuery) (api.History, error) {
-	f.note("history %q %d", q.Group, q.Hours)
-	return api.History{Samples: []api.Sample{
-		{Time: *ago(time.Hour), Seconds: 300, WorstAge: 9, BytesRead: 5 << 20, BytesWritten: 4 << 20, Cycles: 60},
-		{Time: *ago(30 * time.Minute), Seconds: 300, WorstAge: 75, BytesRead: 1 << 20, BytesWritten: 1 << 20, Cycles: 4, Failed: 3},
-	}}, f.check(q.Group)
 }
 
 func (f *appliance) ListAlerts(context.Context, api.Scope) ([]api.ActiveAlert, error) {

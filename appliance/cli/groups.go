@@ -23,11 +23,11 @@ func (a *app) groups() *cobra.Command {
 				return err
 			}
 			return a.show(groups, func(w io.Writer) {
-				t := newTable(w, "NAME", "STATE", "FROM", "TO", "MACHINES", "POINTS", "RPO", "AGE", "HEALTH", "PROBLEM")
+				t := newTable(w, "NAME", "STATE", "FROM", "TO", "MACHINES", "POINTS", "RPO", "AGE", "MET", "PROBLEM")
 				for _, g := range groups {
 					from, to := sides(g)
 					t.row(g.Name, stateOf(g), from, to, len(g.Machines), g.Points, seconds(float64(g.Policy.RPOSeconds)),
-						newestAge(g), g.Health, trouble(g))
+						newestAge(g), yesNo(g.RPO.Met), trouble(g))
 				}
 				t.flush()
 			})
@@ -40,11 +40,7 @@ func (a *app) groups() *cobra.Command {
 			return a.showGroup(g)
 		}),
 		a.groupPolicy(),
-		a.groupEdit(),
-		a.groupPreflight(),
-		a.groupPlan(),
 		a.pointList("points GROUP"),
-		a.groupHistory(),
 		a.schedule("pause GROUP", "Stop the schedule", (*client.Client).Pause),
 		a.schedule("resume GROUP", "Start the schedule again", (*client.Client).Resume),
 		a.order("sync GROUP", "Run a cycle now", (*client.Client).SyncNow),
@@ -112,13 +108,24 @@ func (a *app) groupPolicy() *cobra.Command {
 
 func (a *app) groupRemove() *cobra.Command {
 	var replicas bool
-	cmd := a.planned("remove GROUP", "End protection; with --delete-replicas delete the replicas too", always,
-		func([]string) api.PlanOrder { return api.PlanOrder{Order: "remove", DeleteReplicas: replicas} },
+	return a.dangerous("remove GROUP", "End protection; with --delete-replicas delete the replicas too",
+		func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
+			g, err := c.GetGroup(ctx, args[0])
+			if err != nil {
+				return nil, err
+			}
+			fate := "its replicas and points stay on the target, unmanaged"
+			if replicas {
+				fate = fmt.Sprintf("its replicas and %s are deleted", count(g.Points, "point"))
+			}
+			return []string{fmt.Sprintf("Protection of group %s (%s) ends; %s.", g.Name, memberNames(g), fate)}, nil
+		},
 		func(ctx context.Context, c *client.Client, args []string) (api.Job, error) {
 			return c.RemoveGroup(ctx, args[0], replicas)
+		},
+		func(cmd *cobra.Command) {
+			cmd.Flags().BoolVar(&replicas, "delete-replicas", false, "delete the replicas and their points")
 		})
-	cmd.Flags().BoolVar(&replicas, "delete-replicas", false, "delete the replicas and their points")
-	return cmd
 }
 
 func (a *app) schedule(use, short string, call func(*client.Client, context.Context, string) (api.Group, error)) *cobra.Command {
@@ -137,7 +144,7 @@ func (a *app) showGroup(g api.Group) error {
 		facts(w, append([]string{
 			"name", g.Name, "id", g.ID, "state", stateOf(g), "from", from, "to", to, "storage", g.Storage,
 			"networks", networkText(g.Networks), "points", strconv.Itoa(g.Points),
-			"newest", newestText(g), "health", healthText(g), "tested", testedText(g), "job", g.Job, "problem", g.Problem, "hint", g.Hint,
+			"newest", newestText(g), "job", g.Job, "problem", g.Problem, "hint", g.Hint,
 			"created", stamp(g.Created), "revision", strconv.FormatInt(g.Revision, 10),
 		}, policyFacts(g.Policy)...)...)
 		fmt.Fprintln(w)
@@ -174,8 +181,7 @@ func trouble(g api.Group) string {
 }
 
 // severity orders alerts by what waiting costs.
-var severity = []string{api.AlertSplitBrain, api.AlertDiverged, api.AlertStray, api.AlertMismatch, api.AlertRPOMissed,
-	api.AlertCycleFailing}
+var severity = []string{api.AlertSplitBrain, api.AlertDiverged, api.AlertStray, api.AlertMismatch}
 
 // worstFirst leaves alerts that weigh the same in their order, oldest first. Those that this version does not know come last.
 func worstFirst(alerts []api.Alert) []api.Alert {
@@ -221,20 +227,6 @@ func stateOf(g api.Group) string {
 		state += ", reversed"
 	}
 	return state
-}
-
-func healthText(g api.Group) string {
-	if g.HealthReason == "" {
-		return string(g.Health)
-	}
-	return fmt.Sprintf("%s: %s", g.Health, g.HealthReason)
-}
-
-func testedText(g api.Group) string {
-	if g.Tested == nil {
-		return string(g.TestFreshness)
-	}
-	return fmt.Sprintf("%s: the last test that passed ended %s", g.TestFreshness, stamp(*g.Tested))
 }
 
 func newestAge(g api.Group) string {

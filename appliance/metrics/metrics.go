@@ -10,6 +10,7 @@ package metrics
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime"
@@ -20,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 
 	"understudy/api"
 )
@@ -96,6 +98,17 @@ func New(o Options) *Metrics {
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
 		ErrorLog: slog.NewLogLogger(m.o.Log.Handler(), slog.LevelWarn), MaxRequestsInFlight: 4})
+}
+
+// Write writes all of them, as Prometheus gets them.
+func (m *Metrics) Write(w io.Writer) error {
+	families, err := m.registry.Gather()
+	for _, f := range families {
+		if _, failed := expfmt.MetricFamilyToText(w, f); failed != nil {
+			return failed
+		}
+	}
+	return err
 }
 
 // Observe notes a request to the API; route is the pattern that it matched, never the path that was asked for.

@@ -135,7 +135,7 @@ func walk(tx *bbolt.Tx) error {
 func backup(path string, tx *bbolt.Tx) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".backup-*")
 	if err != nil {
-		return fmt.Errorf("copy before migration: %w", err)
+		return fmt.Errorf("copy of the state database: %w", err)
 	}
 	defer os.Remove(f.Name())
 	_, err = tx.WriteTo(f)
@@ -146,7 +146,7 @@ func backup(path string, tx *bbolt.Tx) (err error) {
 		err = syncDir(path)
 	}
 	if err != nil {
-		return fmt.Errorf("copy before migration: %w", err)
+		return fmt.Errorf("copy of the state database: %w", err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ package support
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"understudy/api"
@@ -34,17 +35,47 @@ type Options struct {
 	Vault        *vault.Vault
 	// Checks must all pass for the appliance to be ready.
 	Checks []Check
+	// Service is what hosts, groups and jobs are read from, for support bundles.
+	Service api.Service
+	// Sections are further files of a support bundle. Logs is the newest of the log; nil: there is none.
+	Sections []Section
+	Logs     *Ring
+	// SecretFiles are looked through for what must not be in a support bundle.
+	SecretFiles []string
+	// State is the state database, and DataDir the directory that it is in.
+	State   State
+	DataDir string
+	// Configuration says what of the state a backup has.
+	Configuration Configuration
+	Version       string
+	Clock         func() time.Time // nil: time.Now
+	Log           *slog.Logger     // nil: slog.Default
+}
+
+// State reads the state database. *store.DB is one.
+type State interface {
+	Each(bucket string, fn func(key string, decode func(v any) error) error) error
+	Buckets() ([]string, error)
 }
 
 // Support implements api.Operation.
 type Support struct {
 	Options
+	workFactor int // of scrypt
 }
 
 var _ api.Operation = (*Support)(nil)
 
 // New makes one from its parts.
-func New(o Options) *Support { return &Support{o} }
+func New(o Options) *Support {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	return &Support{Options: o, workFactor: workFactor}
+}
 
 // Certificate shows what the API proves itself with.
 func (s *Support) Certificate(context.Context) (api.Certificate, error) { return s.Certificates.Show() }

@@ -17,6 +17,7 @@ package vault
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -126,6 +127,29 @@ func (v *Vault) Put(name string, secret api.Secret) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.haveKey(); err != nil {
+		return err
+	}
+	return v.seal(name, secret)
+}
+
+// Seal gives the record of a secret without keeping it, for a store that is being made. It makes the key file where there
+// is none.
+func (v *Vault) Seal(name string, secret api.Secret) (json.RawMessage, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.haveKey(); err != nil {
+		return nil, err
+	}
+	rec, err := v.sealed(name, secret)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(rec)
+}
+
+// haveKey loads the key file, or makes it where there is none.
+func (v *Vault) haveKey() error {
 	if len(v.keys) == 0 {
 		v.load()
 	}
@@ -141,24 +165,31 @@ func (v *Vault) Put(name string, secret api.Secret) error {
 		}
 		v.broken = nil
 	}
-	return v.seal(name, secret)
+	return nil
 }
 
 // seal keeps the secret, sealed by the newest key.
 func (v *Vault) seal(name string, secret api.Secret) error {
-	k := v.keys[len(v.keys)-1]
-	aead, err := chacha20poly1305.NewX(k.bytes)
+	rec, err := v.sealed(name, secret)
 	if err != nil {
 		return err
 	}
-	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(secret.Reveal())+aead.Overhead())
-	rand.Read(nonce)
-	rec := sealed{Key: k.id, Data: aead.Seal(nonce, nonce, []byte(secret.Reveal()), boundTo(name))}
 	if err := v.store.Put(Bucket, name, rec); err != nil {
 		return err
 	}
 	v.secrets[name] = rec
 	return nil
+}
+
+func (v *Vault) sealed(name string, secret api.Secret) (sealed, error) {
+	k := v.keys[len(v.keys)-1]
+	aead, err := chacha20poly1305.NewX(k.bytes)
+	if err != nil {
+		return sealed{}, err
+	}
+	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(secret.Reveal())+aead.Overhead())
+	rand.Read(nonce)
+	return sealed{Key: k.id, Data: aead.Seal(nonce, nonce, []byte(secret.Reveal()), boundTo(name))}, nil
 }
 
 // boundTo is what is sealed along: the secret of one name cannot stand under another.
