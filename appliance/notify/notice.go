@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,7 +49,7 @@ func noticeOf(e api.Event) (Notice, bool) {
 
 func noticeOfAlert(e api.Event) (Notice, bool) {
 	a := *e.Alert
-	n := Notice{ID: a.ID, Kind: a.Kind, Severity: a.Severity, Time: e.Time, Since: a.Since, Message: a.Message, Hint: a.Hint,
+	n := Notice{ID: alertID(a), Kind: a.Kind, Severity: a.Severity, Time: e.Time, Since: a.Since, Message: a.Message, Hint: a.Hint,
 		Group: a.Group, GroupName: a.GroupName, Host: a.Host, HostName: a.HostName}
 	switch e.Action {
 	case "created":
@@ -61,11 +62,19 @@ func noticeOfAlert(e api.Event) (Notice, bool) {
 	return n, true
 }
 
+// alertID tells one alert from the next of its kind: the engine's id is the same each time something goes wrong.
+func alertID(a api.ActiveAlert) string {
+	if a.Since.IsZero() {
+		return a.ID
+	}
+	return a.ID + "." + strconv.FormatInt(a.Since.UnixMilli(), 36)
+}
+
 // Jobs by who waits for their end: people wait for orders, nobody for cycles.
 var (
 	orders   = []string{"test", "end-test", "failover", "commit", "rollback", "reprotect", "failback", "fence"}
 	recovery = []string{"failover", "commit", "rollback", "reprotect", "failback", "fence"}
-	silent   = []string{"cycle"}
+	silent   = []string{"cycle", "mirror"}
 )
 
 func noticeOfJob(e api.Event) (Notice, bool) {

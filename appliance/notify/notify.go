@@ -5,15 +5,16 @@
 //
 // # What is told
 //
-// The beginning and the end of every alert, jobs that failed, and orders of people that ended. A failed cycle is told by
+// The beginning and the end of every alert, jobs that failed, and orders of people that ended. A failed cycle or mirror is told by
 // its alerts alone (cycle-failing, rpo-missed): with an RPO of seconds each one would be a message. The end of an alert
 // goes to the channels that were told of its beginning, whatever the rules say by then.
 //
 // # No storms
 //
-// Each channel gathers what comes within 2 s, and sends 5 messages a minute at most. When more is waiting than it may
-// send, everything that waits becomes one message, a digest. So a host that goes down with 1,000 machines is one message
-// after 2 s, and what follows is gathered into four more in that minute.
+// Each channel gathers what comes within 2 s, and on while more comes each second, up to 10 s; and it sends 5 messages a
+// minute at most. When more is waiting than it may send, everything that waits becomes one message, a digest. So a host
+// that goes down with 1,000 machines is one message after some seconds, and what follows is gathered into four more in
+// that minute.
 //
 // # Nothing lost, and hardly anything twice
 //
@@ -26,11 +27,14 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/url"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"understudy/api"
 )
@@ -40,6 +44,8 @@ type Store interface {
 	Put(bucket, key string, v any) error
 	Delete(bucket, key string) error
 	Each(bucket string, fn func(key string, decode func(v any) error) error) error
+	// EventsAfter gives at most limit of the events with an id above this one, ascending.
+	EventsAfter(id uint64, limit int) ([]api.Event, error)
 }
 
 // Bus distributes what happened. *store.Bus is one.
@@ -97,11 +103,11 @@ type Notifier struct {
 	mu         sync.Mutex
 	channels   map[string]*line
 	rules      map[string]api.Rule
-	told       map[string][]string // channels that know the beginning of an alert, by its id
-	deliveries []api.Delivery      // oldest first
-	cursor     uint64              // last event that was dealt with
-	kept       uint64              // the cursor as the state has it
-	ended      map[string]bool     // jobs whose end was told lately
+	told       map[string]begun // alerts that channels know the beginning of, by their ids
+	deliveries []api.Delivery   // oldest first
+	cursor     uint64           // last event that was dealt with
+	kept       uint64           // the cursor as the state has it
+	ended      map[string]bool  // jobs whose end was told lately
 	endedOrder []string
 
 	ctx  context.Context // of the workers; nil before Run
@@ -125,7 +131,7 @@ func New(o Options) (*Notifier, error) {
 	if u, err := url.Parse(o.ConsoleURL); o.ConsoleURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
 		return nil, fmt.Errorf("%q is no address of a console: write it as https://appliance.example.com:8443", o.ConsoleURL)
 	}
-	n := &Notifier{Options: o, channels: map[string]*line{}, rules: map[string]api.Rule{}, told: map[string][]string{},
+	n := &Notifier{Options: o, channels: map[string]*line{}, rules: map[string]api.Rule{}, told: map[string]begun{},
 		ended: map[string]bool{}}
 	if err := n.load(); err != nil {
 		return nil, fmt.Errorf("load notifications: %w", err)
@@ -182,8 +188,46 @@ func (n *Notifier) listen(ctx context.Context) {
 			pause(ctx, time.Second)
 			continue
 		}
+		if after == 0 {
+			n.fromTheFirst(ctx) // 0 means from now on to the bus
+		}
+		for batch := range together(events) {
+			n.take(ctx, batch)
+		}
+	}
+}
+
+// atOnce bounds how many events are dealt with in one go.
+const atOnce = 256
+
+// together gives what came while the last batch was dealt with in one: in a storm, the disk takes many in one go.
+func together(events <-chan api.Event) iter.Seq[[]api.Event] {
+	buffer := make(chan api.Event, atOnce)
+	go func() {
+		defer close(buffer)
 		for e := range events {
-			n.take(ctx, e)
+			buffer <- e
+		}
+	}()
+	return func(yield func([]api.Event) bool) {
+		for e := range buffer {
+			batch := []api.Event{e}
+			for len(batch) < atOnce && len(buffer) > 0 {
+				batch = append(batch, <-buffer)
+			}
+			yield(batch)
+		}
+	}
+}
+
+// fromTheFirst deals with the events of an appliance that died before any counted as dealt with.
+func (n *Notifier) fromTheFirst(ctx context.Context) {
+	for ctx.Err() == nil {
+		page, err := n.Store.EventsAfter(n.cursor, rememberEvery)
+		n.logged("read events", err)
+		n.take(ctx, page)
+		if len(page) == 0 {
+			return
 		}
 	}
 }
@@ -200,50 +244,96 @@ func pause(ctx context.Context, d time.Duration) {
 // rememberEvery is how many events that nobody is told of may be looked at again after a crash.
 const rememberEvery = 256
 
-// take deals with one event: what is to be told waits in the state before the event counts as dealt with, and is sent only
-// after that. Entries of events that do not count yet are thrown away at the next start, and made again.
-func (n *Notifier) take(ctx context.Context, e api.Event) {
-	if e.Action == "progress" {
-		return
+// take deals with events: what is to be told waits in the state before they count as dealt with, and is sent only after
+// that. Entries of events that do not count yet are thrown away at the next start, and made again.
+func (n *Notifier) take(ctx context.Context, events []api.Event) {
+	type found struct {
+		event  uint64
+		notice Notice
 	}
-	notice, ok := noticeOf(e)
-	if ok {
-		notice = n.named(ctx, notice)
+	var all []found
+	for _, e := range events {
+		if notice, ok := noticeOf(e); ok && e.Action != "progress" {
+			all = append(all, found{e.ID, n.named(ctx, notice)})
+		}
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if e.ID <= n.cursor {
-		return
-	}
-	if n.cursor > 0 && e.ID > n.cursor+1 {
-		n.Log.Warn("events were no longer kept when notifications came to them", "after", n.cursor, "next", e.ID)
-	}
-	n.cursor = e.ID
-	if !ok || notice.Job != "" && n.toldOf(notice.Job) {
-		if n.cursor-n.kept >= rememberEvery {
-			n.logged("remember", n.remember())
+	c := changes{alerts: map[string]begun{}, forget: map[string]bool{}}
+	for _, f := range all {
+		if f.event > n.cursor && (f.notice.Job == "" || !n.toldOf(f.notice.Job)) {
+			n.tell(&c, f.event, f.notice)
 		}
-		return
 	}
+	for _, e := range events {
+		if n.cursor > 0 && e.ID > n.cursor+1 {
+			n.Log.Warn("events were no longer kept when notifications came to them", "after", n.cursor, "next", e.ID)
+		}
+		n.cursor = max(n.cursor, e.ID)
+	}
+	for id, b := range c.alerts {
+		c.before = append(c.before, func() error { return n.Store.Put(bucketAlerts, id, b) })
+	}
+	for id := range c.forget {
+		c.after = append(c.after, func() error { return n.Store.Delete(bucketAlerts, id) })
+	}
+	n.logged("keep notifications", c.write(c.before))
+	if len(c.before) > 0 || n.cursor-n.kept >= rememberEvery {
+		n.logged("remember", n.remember())
+	}
+	n.logged("forget", c.write(c.after))
+	for _, l := range c.wake {
+		l.wakeUp()
+	}
+}
+
+// changes of the state around the one that makes events count as dealt with.
+type changes struct {
+	before, after []func() error
+	alerts        map[string]begun // to keep before, by id
+	forget        map[string]bool  // ids of alerts to forget after
+	wake          []*line
+}
+
+// write makes changes at once: the disk takes those that wait for it in one go.
+func (c *changes) write(all []func() error) error {
+	var work errgroup.Group
+	work.SetLimit(64)
+	for _, change := range all {
+		work.Go(change)
+	}
+	return work.Wait()
+}
+
+// tell lets a notice wait for all that it is for.
+func (n *Notifier) tell(c *changes, event uint64, notice Notice) {
 	ids := n.chosen(notice)
 	now := n.Clock().UTC()
 	for _, id := range ids {
-		n.enqueue(n.channels[id], entry{Event: e.ID, ID: newID(now), Created: now, Notices: []Notice{notice}, Total: 1})
+		l := n.channels[id]
+		n.enqueue(c, l, entry{Event: event, ID: newID(now), Created: now, Notices: []Notice{notice}, Total: 1})
+		c.wake = append(c.wake, l)
 	}
-	if notice.State == stateFiring && len(ids) > 0 {
-		n.told[notice.ID] = ids
-		n.logged("remember alert", n.Store.Put(bucketAlerts, notice.ID, ids))
-	}
-	if len(ids) > 0 || n.cursor-n.kept >= rememberEvery {
-		n.logged("remember", n.remember())
-	}
-	if _, open := n.told[notice.ID]; open && notice.State == stateResolved {
+	began, open := n.told[notice.ID]
+	switch {
+	case notice.State == stateFiring && len(ids) > 0:
+		began = begun{Channels: ids}
+		n.told[notice.ID] = began
+		delete(c.forget, notice.ID)
+	case notice.State == stateResolved && open:
+		began.Ended = event
 		delete(n.told, notice.ID)
-		n.logged("forget alert", n.Store.Delete(bucketAlerts, notice.ID))
+		c.forget[notice.ID] = true
+	default:
+		return
 	}
-	for _, id := range ids {
-		n.channels[id].wakeUp()
-	}
+	c.alerts[notice.ID] = began
+}
+
+// begun is an alert that channels were told of. One that ended with an event that counts as dealt with is to be forgotten.
+type begun struct {
+	Channels []string `json:"channels"`
+	Ended    uint64   `json:"ended,omitempty"`
 }
 
 // logged tells the log of what cannot be kept. What is to be told goes on from memory: a full disk is when people must

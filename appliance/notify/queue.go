@@ -14,6 +14,8 @@ import (
 // How a channel gathers, retries and gives up; see the package's comment.
 const (
 	gatherFor  = 2 * time.Second
+	quietFor   = time.Second
+	gatherMost = 10 * time.Second
 	window     = time.Minute
 	maxInTime  = 5 // messages in a window
 	maxWaiting = 10_000
@@ -61,16 +63,16 @@ func (l *line) wakeUp() {
 func entryKey(channel string, event uint64) string { return fmt.Sprintf("%s/%020d", channel, event) }
 
 // enqueue lets an entry wait. When there is no room, the oldest that nobody has tried to send gives way.
-func (n *Notifier) enqueue(l *line, e entry) {
+func (n *Notifier) enqueue(c *changes, l *line, e entry) {
 	l.entries = append(l.entries, e)
-	n.logged("keep notification", n.Store.Put(bucketQueue, entryKey(l.ID, e.Event), e))
+	c.before = append(c.before, func() error { return n.Store.Put(bucketQueue, entryKey(l.ID, e.Event), e) })
 	if len(l.entries) <= maxWaiting {
 		return
 	}
 	oldest := l.entries[1] // the first one may be on its way
 	l.entries = slices.Delete(l.entries, 1, 2)
 	n.record(l, oldest, api.DeliveryFailed, attempt{err: errFull})
-	n.logged("forget notification", n.Store.Delete(bucketQueue, entryKey(l.ID, oldest.Event)))
+	c.after = append(c.after, func() error { return n.Store.Delete(bucketQueue, entryKey(l.ID, oldest.Event)) })
 }
 
 // next gives the entry to send now, or how long to wait for one; a wait of 0 means until something changes.
@@ -88,8 +90,10 @@ func (n *Notifier) next(l *line, now time.Time) (*entry, time.Duration) {
 		}
 		return head, 0
 	}
-	if wait := head.Created.Add(gatherFor).Sub(now); wait > 0 {
-		return nil, min(wait, gatherFor)
+	newest := l.entries[len(l.entries)-1].Created
+	ready := max(gatherFor, min(newest.Sub(head.Created)+quietFor, gatherMost))
+	if wait := head.Created.Add(ready).Sub(now); wait > 0 {
+		return nil, min(wait, gatherMost)
 	}
 	l.recent = slices.DeleteFunc(l.recent, func(t time.Time) bool { return now.Sub(t) >= window || t.After(now) })
 	free := maxInTime - len(l.recent)
@@ -175,18 +179,26 @@ func (n *Notifier) load() error {
 	if err != nil {
 		return err
 	}
-	n.kept = n.cursor
-	if !known {
+	if !known { // the next start must not take its own moment for the first one
 		n.cursor = n.Since
+		if err := n.Store.Put(bucketState, "cursor", n.cursor); err != nil {
+			return err
+		}
 	}
+	n.kept = n.cursor
 	if err := n.loadSettings(); err != nil {
 		return err
 	}
 	if err := n.Store.Each(bucketAlerts, func(key string, decode func(any) error) error {
-		var ids []string
-		err := decode(&ids)
-		n.told[key] = ids
-		return err
+		var b begun
+		if err := decode(&b); err != nil {
+			return err
+		}
+		if b.Ended > 0 && b.Ended <= n.cursor {
+			return n.Store.Delete(bucketAlerts, key)
+		}
+		n.told[key] = b
+		return nil
 	}); err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 func (n *Notifier) chosen(notice Notice) []string {
 	var ids []string
 	if notice.State == stateResolved {
-		ids = n.told[notice.ID]
+		ids = n.told[notice.ID].Channels
 	} else {
 		for _, r := range n.rules {
 			if matches(r.RuleSpec, notice) {

