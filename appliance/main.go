@@ -17,7 +17,7 @@ var version = "0.1.0-dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := cli.New(os.Stdout, os.Stderr, os.Stdin)
+	root := cli.New(os.Stdout, os.Stderr, os.Stdin, offline)
 	root.Version = version
 	root.AddCommand(serveCommand(serveOptions{}))
 	if err := root.ExecuteContext(ctx); err != nil {

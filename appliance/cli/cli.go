@@ -39,12 +39,16 @@ type app struct {
 	now func() time.Time
 	// asks: a person sits at the input and can be asked. draws: the error output is a terminal that can show bars.
 	asks, draws bool
+	offline     Offline
 }
 
-// New makes the root command. The results go to out; progress, questions and errors to err; answers come from in. The
+// New makes the root command. The results go to out; progress, questions and errors to err; answers come from in;
+// offline restores where no daemon runs. The
 // error of its Execute has been printed; ExitCode gives the status to exit with.
-func New(out, err io.Writer, in io.Reader) *cobra.Command {
-	return newApp(out, err, in).root()
+func New(out, err io.Writer, in io.Reader, offline Offline) *cobra.Command {
+	a := newApp(out, err, in)
+	a.offline = offline
+	return a.root()
 }
 
 func newApp(out, err io.Writer, in io.Reader) *app {
@@ -60,6 +64,7 @@ func (a *app) root() *cobra.Command {
 	root := family("understudy", "Keep replicas of virtual machines ready to take over",
 		a.hosts(), a.machines(), a.groups(), a.points(), a.jobs(),
 		a.verify(), a.test(), a.failover(), a.commit(), a.rollback(), a.reprotect(), a.failback(), a.fence(), a.bandwidth(),
+		a.certificate(), a.secrets(), a.rotateKey(), a.backup(), a.restore(), a.supportBundle(),
 		a.events(), a.doctor("doctor HOST"), a.about())
 	root.Long = `Understudy keeps replicas of virtual machines ready to take over.
 

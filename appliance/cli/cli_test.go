@@ -61,7 +61,9 @@ func serve(t *testing.T, svc api.Service) string {
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
-		done <- server.Serve(ctx, ln, server.New(server.Parts{Service: svc}, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
+		parts := server.Parts{Service: svc}
+		parts.Operation, _ = svc.(api.Operation)
+		done <- server.Serve(ctx, ln, server.New(parts, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -210,6 +212,9 @@ func TestEveryCommandIsTested(t *testing.T) {
 			tested["understudy "+args[0]+" "+args[1]] = true
 		}
 	}
+	for _, name := range operationCommands {
+		tested["understudy "+name] = true
+	}
 	var walk func(*cobra.Command)
 	walk = func(cmd *cobra.Command) {
 		for _, sub := range cmd.Commands() {
@@ -218,7 +223,7 @@ func TestEveryCommandIsTested(t *testing.T) {
 			walk(sub)
 		}
 	}
-	walk(New(io.Discard, io.Discard, strings.NewReader("")))
+	walk(New(io.Discard, io.Discard, strings.NewReader(""), nil))
 }
 
 func TestEvents(t *testing.T) {
