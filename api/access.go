@@ -135,40 +135,6 @@ type NewToken struct {
 	Shown Secret `json:"token" readOnly:"true" doc:"For Authorization: Bearer. It is shown this once"`
 }
 
-// AuditLog is what was changed and tried, by whom. It can only grow.
-type AuditLog interface {
-	// ListAudit gives the newest first.
-	ListAudit(ctx context.Context, q AuditQuery) (Page[AuditEntry], error)
-}
-
-// AuditQuery filters the audit log.
-type AuditQuery struct {
-	Q      string    `json:"q,omitempty" maxLength:"256" doc:"Text that an entry has anywhere"`
-	User   string    `json:"user,omitempty" maxLength:"128" doc:"Name of who did it"`
-	From   time.Time `json:"from,omitzero" doc:"Not before"`
-	To     time.Time `json:"to,omitzero" doc:"Before"`
-	Offset int       `json:"offset,omitempty" minimum:"0"`
-	Limit  int       `json:"limit,omitempty" minimum:"1" maximum:"1000" default:"100"`
-}
-
-// AuditEntry is one change or one attempt.
-type AuditEntry struct {
-	ID      uint64    `json:"id" doc:"Ascending without gaps"`
-	Time    time.Time `json:"time"`
-	User    string    `json:"user" doc:"Name of who did it, or the name that was tried"`
-	Source  string    `json:"source" doc:"Address it came from"`
-	Method  string    `json:"method" enum:"local,session,token,none" doc:"How the user had proved who it is"`
-	Action  string    `json:"action" doc:"Id of the operation, such as failover"`
-	Subject string    `json:"subject,omitempty" doc:"What it was done to"`
-	Group   string    `json:"group,omitempty"`
-	Job     string    `json:"job,omitempty" doc:"The job that does it"`
-	Before  any       `json:"before,omitempty" doc:"As it was, without secrets"`
-	After   any       `json:"after,omitempty" doc:"What was asked for, without secrets"`
-	Status  int       `json:"status" doc:"HTTP status of the answer; 0 when the appliance ended before there was one"`
-	Outcome string    `json:"outcome" enum:"done,refused,failed,unknown"`
-	Hash    string    `json:"hash" doc:"SHA-256 over the hash of the entry before and this one"`
-}
-
 // Me is who is signed in.
 type Me struct {
 	User    User       `json:"user"`

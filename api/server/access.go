@@ -15,6 +15,7 @@ type Access interface {
 	api.Users
 	api.Tokens
 	Sessions
+	Record
 	// Bearer finds whose API token it is.
 	Bearer(token string) (api.Principal, error)
 }
@@ -46,6 +47,7 @@ func (s *Server) accessRoutes() {
 	s.sessionRoutes()
 	s.tokenRoutes()
 	s.userRoutes()
+	s.auditRoutes()
 }
 
 func (s *Server) sessionRoutes() {

@@ -82,16 +82,24 @@ var (
 type guarded struct {
 	need
 	action string // id of the operation
+	path   string // as in the document
+	status int    // of success; 0: not known
 }
 
 var pathParameter = regexp.MustCompile(`\{(\w+)\}`)
 
-// guard notes what a route needs; path is written as in the document. Routes beside the document must call it themselves.
-func (s *Server) guard(n need, method, path, action string) {
+// routeKey is a route as gin writes it.
+func routeKey(method, path string) string {
+	return method + " " + pathParameter.ReplaceAllString(path, ":$1")
+}
+
+// guard notes what a route needs; path is written as in the document, status is that of success. Routes beside the document
+// must call it themselves.
+func (s *Server) guard(n need, method, path, action string, status int) {
 	if n.thing.group != nil && !strings.Contains(path, "{id}") {
 		panic(path + " names nothing")
 	}
-	s.needs[method+" "+pathParameter.ReplaceAllString(path, ":$1")] = guarded{n, action}
+	s.needs[routeKey(method, path)] = guarded{n, action, path, status}
 }
 
 // keyPrincipal is where the gate leaves who asks.
@@ -143,13 +151,13 @@ func (s *Server) gate(c *gin.Context) {
 		}
 	}
 	if err != nil {
-		s.refuse(c, err)
+		s.noteRefused(c, route, p, s.refuse(c, err))
 		return
 	}
 	c.Set(keyPrincipal, p)
 }
 
-func (s *Server) refuse(c *gin.Context, err error) {
+func (s *Server) refuse(c *gin.Context, err error) *Problem {
 	p := s.problem(c.Request.Context(), err)
 	if p.Status == http.StatusUnauthorized {
 		c.Header("WWW-Authenticate", `Bearer realm="understudy"`)
@@ -159,6 +167,7 @@ func (s *Server) refuse(c *gin.Context, err error) {
 	}
 	c.Header("Content-Type", "application/problem+json")
 	c.AbortWithStatusJSON(p.Status, p)
+	return p
 }
 
 // allowed decides whether p may use a route; id is what its path names.

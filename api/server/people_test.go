@@ -1,8 +1,11 @@
 package server
 
 import (
+	"encoding/json"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -11,8 +14,60 @@ import (
 
 	"understudy/api"
 	"understudy/appliance/access"
-	"understudy/appliance/store"
 )
+
+// memory keeps values as the state database does, without its disk.
+type memory struct {
+	mu     sync.Mutex
+	values map[string]map[string][]byte
+}
+
+func (m *memory) Put(bucket, key string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.values == nil {
+		m.values = map[string]map[string][]byte{}
+	}
+	if m.values[bucket] == nil {
+		m.values[bucket] = map[string][]byte{}
+	}
+	m.values[bucket][key] = b
+	return nil
+}
+
+func (m *memory) Delete(bucket, key string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.values[bucket], key)
+	return nil
+}
+
+func (m *memory) Each(bucket string, fn func(key string, decode func(v any) error) error) error {
+	return m.Walk(bucket, "", false, fn)
+}
+
+func (m *memory) Walk(bucket, from string, backwards bool, fn func(key string, decode func(v any) error) error) error {
+	m.mu.Lock()
+	values := maps.Clone(m.values[bucket])
+	m.mu.Unlock()
+	keys := slices.Sorted(maps.Keys(values))
+	if backwards {
+		slices.Reverse(keys)
+	}
+	for _, key := range keys {
+		if from != "" && (backwards && key > from || !backwards && key < from) {
+			continue
+		}
+		if err := fn(key, func(v any) error { return json.Unmarshal(values[key], v) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // people are the real ones, with a clock that stands still until it is moved.
 type people struct {
@@ -27,10 +82,8 @@ const password = "a long enough password"
 func newPeople(t testing.TB) *people {
 	t.Helper()
 	p := &people{setupFile: filepath.Join(t.TempDir(), "setup.token"), now: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
-	db, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	p.Access, err = access.New(access.Options{Store: db, SetupFile: p.setupFile, Clock: p.clock, Log: slog.New(slog.DiscardHandler),
+	var err error
+	p.Access, err = access.New(access.Options{Store: &memory{}, SetupFile: p.setupFile, Clock: p.clock, Log: slog.New(slog.DiscardHandler),
 		Cost: access.Cost{MemoryKiB: 64}})
 	require.NoError(t, err)
 	return p

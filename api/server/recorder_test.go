@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,15 @@ func (r *recorder) last(t *testing.T) call {
 		t.Fatal("the service was not asked")
 	}
 	return r.calls[len(r.calls)-1]
+}
+
+// changes are the calls that do more than look: the log of changes looks at what there was before.
+func (r *recorder) changes() []call {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(r.calls), func(c call) bool {
+		return strings.HasPrefix(c.method, "Get") || strings.HasPrefix(c.method, "List")
+	})
 }
 
 // fill sets everything below v to something that is not zero and that validation accepts.

@@ -77,13 +77,16 @@ func register[I, O any](s *Server, n need, method, path, id, summary string, sta
 
 func (s *Server) operation(n need, method, path, id, summary string, status int) huma.Operation {
 	tag, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	s.guard(n, method, prefix+path, id)
+	s.guard(n, method, prefix+path, id, status)
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: prefix + path, Summary: summary, Tags: []string{tag}, DefaultStatus: status,
 		MaxBodyBytes: bodyLimit(prefix + path), BodyReadTimeout: -1, // readBody has bounded it
 	}
 	if n.anybody {
 		op.Security = []map[string][]string{{}}
+	}
+	if route := s.needs[routeKey(method, prefix+path)]; route.changes(method) && route.repeatable() {
+		op.Parameters = append(op.Parameters, keyParameter())
 	}
 	return op
 }

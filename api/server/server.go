@@ -97,9 +97,9 @@ func New(parts Parts, o Options) *Server {
 	e.Use(console.serve, s.gate, s.readBody, func(c *gin.Context) {
 		c.Header("Understudy-Version", o.Version)
 		c.Header("Cache-Control", "no-store")
-	})
+	}, s.record)
 	if o.Metrics != nil {
-		s.guard(viewer.on(appliance), http.MethodGet, "/metrics", "metrics")
+		s.guard(viewer.on(appliance), http.MethodGet, "/metrics", "metrics", http.StatusOK)
 		e.GET("/metrics", gin.WrapH(o.Metrics))
 	}
 	e.NoRoute(func(c *gin.Context) {

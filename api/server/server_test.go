@@ -201,7 +201,7 @@ func TestPolicyNeedsTheRevision(t *testing.T) {
 	resp, p := send(t, http.MethodPut, url+"/api/v1/groups/web/policy", policy)
 	require.Equal(t, http.StatusPreconditionRequired, resp.StatusCode)
 	require.Equal(t, "If-Match", p.Field)
-	require.Empty(t, r.calls)
+	require.Empty(t, r.changes())
 
 	resp, _ = send(t, http.MethodPut, url+"/api/v1/groups/web/policy", policy, "If-Match", "yesterday")
 	require.Equal(t, http.StatusUnprocessableEntity, resp.StatusCode)
@@ -271,7 +271,7 @@ func TestBadRequestsNameTheField(t *testing.T) {
 			require.NotEmpty(t, p.Code)
 		})
 	}
-	require.Empty(t, r.calls, "nothing of this may reach the service")
+	require.Empty(t, r.changes(), "nothing of this may reach the service")
 }
 
 // The bound is for the question, not for the answer.

@@ -26,6 +26,8 @@ type Store interface {
 	Delete(bucket, key string) error
 	// Each calls fn for all keys of the bucket in byte order.
 	Each(bucket string, fn func(key string, decode func(v any) error) error) error
+	// Walk is Each from a key on, or back from there, without holding all of it; "" is the end where it begins.
+	Walk(bucket, from string, backwards bool, fn func(key string, decode func(v any) error) error) error
 }
 
 const (
@@ -59,6 +61,9 @@ type Access struct {
 	tokens   map[string]token   // by id
 	byDigest map[string]string  // ids of tokens
 	setup    api.Secret
+
+	audit  audit
+	orders orders
 
 	directory Directory
 	provider  string
@@ -95,10 +100,16 @@ func (a *Access) load() error {
 	if err := each(a.Store, bucketSessions, func(digest string, s session) { a.sessions[digest] = s }); err != nil {
 		return err
 	}
-	return each(a.Store, bucketTokens, func(id string, t token) {
+	if err := each(a.Store, bucketTokens, func(id string, t token) {
 		a.tokens[id] = t
 		a.byDigest[t.Digest] = id
-	})
+	}); err != nil {
+		return err
+	}
+	if err := a.loadOrders(); err != nil {
+		return err
+	}
+	return a.loadAudit()
 }
 
 func each[T any](s Store, bucket string, take func(key string, v T)) error {
