@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"time"
 )
@@ -13,6 +14,8 @@ type Records interface {
 	ListMachines(ctx context.Context, q MachineQuery) (Page[ProtectedMachine], error)
 	// ListAlerts gives what is wrong now, the worst and then the oldest first.
 	ListAlerts(ctx context.Context, scope Scope) ([]ActiveAlert, error)
+	// History gives what happened, slot by slot, oldest first; of one group, or of all in scope together.
+	History(ctx context.Context, q HistoryQuery) (History, error)
 }
 
 // Health says whether a group keeps its RPO target.
@@ -105,6 +108,25 @@ type HistoryQuery struct {
 	Group string // id or name; empty means all together
 	Hours int    `query:"hours" minimum:"1" maximum:"744" default:"24" doc:"How far back"`
 	Scope Scope
+}
+
+// How far back history goes, and when nobody says, in hours.
+const (
+	maxHistory     = 31 * 24
+	defaultHistory = 24
+)
+
+// Validate checks the bounds; 0 hours stand for 24.
+func (q HistoryQuery) Validate() error {
+	if q.Hours < 0 || q.Hours > maxHistory {
+		return invalid("hours", "Use 1 to 744.", "a history of %d hours is not kept", q.Hours)
+	}
+	return nil
+}
+
+// Span is how far back.
+func (q HistoryQuery) Span() time.Duration {
+	return time.Duration(cmp.Or(q.Hours, defaultHistory)) * time.Hour
 }
 
 // ProtectedMachine is a machine of a group.

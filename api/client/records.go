@@ -54,6 +54,18 @@ func (c *Client) ListAlerts(ctx context.Context, _ api.Scope) ([]api.ActiveAlert
 	return get[[]api.ActiveAlert](ctx, c, path("alerts"))
 }
 
+// History implements api.Records.
+func (c *Client) History(ctx context.Context, q api.HistoryQuery) (api.History, error) {
+	at, query := path("history"), url.Values{}
+	if q.Group != "" {
+		at = path("groups", q.Group, "history")
+	}
+	if q.Hours != 0 {
+		query.Set("hours", strconv.Itoa(q.Hours))
+	}
+	return find[api.History](ctx, c, at, query)
+}
+
 // find is get with a query.
 func find[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
 	return call[T](ctx, c, request{method: http.MethodGet, path: path, query: q})

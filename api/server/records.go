@@ -21,6 +21,15 @@ type (
 		Asked
 		api.MachineQuery
 	}
+	historyQuery struct {
+		Asked
+		api.HistoryQuery
+	}
+	groupHistoryQuery struct {
+		Asked
+		OfGroup
+		api.HistoryQuery
+	}
 )
 
 func (s *Server) recordRoutes() {
@@ -36,6 +45,16 @@ func (s *Server) recordRoutes() {
 	register(s, viewer.on(filtered), http.MethodGet, "/alerts", "list-alerts", "List what is wrong now, the worst first", http.StatusOK,
 		func(ctx context.Context, in *Asked) (*body[[]api.ActiveAlert], error) {
 			return list(s.svc.ListAlerts(ctx, in.By.Scope))
+		})
+	register(s, viewer.on(filtered), http.MethodGet, "/history", "history", "Show what happened to all groups together", http.StatusOK,
+		func(ctx context.Context, in *historyQuery) (*body[api.History], error) {
+			in.Scope = in.By.Scope
+			return answer(s.svc.History(ctx, in.HistoryQuery))
+		})
+	register(s, viewer.on(groups), http.MethodGet, "/groups/{id}/history", "group-history", "Show what happened to a group", http.StatusOK,
+		func(ctx context.Context, in *groupHistoryQuery) (*body[api.History], error) {
+			in.Scope, in.Group = in.By.Scope, in.ID
+			return answer(s.svc.History(ctx, in.HistoryQuery))
 		})
 }
 

@@ -14,6 +14,10 @@ func (r *recorder) ListMachines(ctx context.Context, q api.MachineQuery) (api.Pa
 	return answerTo[api.Page[api.ProtectedMachine]](r, "ListMachines", q)
 }
 
+func (r *recorder) History(ctx context.Context, q api.HistoryQuery) (api.History, error) {
+	return answerTo[api.History](r, "History", q)
+}
+
 func (r *recorder) ListAlerts(ctx context.Context, scope api.Scope) ([]api.ActiveAlert, error) {
 	return answerTo[[]api.ActiveAlert](r, "ListAlerts", scope)
 }

@@ -295,6 +295,14 @@ func (f *appliance) ListMachines(_ context.Context, q api.MachineQuery) (api.Pag
 	return api.PageOf([]api.ProtectedMachine{m, fresh}, q.Paging), f.err
 }
 
+func (f *appliance) History(_ context.Context, q api.HistoryQuery) (api.History, error) {
+	f.note("history %q %d", q.Group, q.Hours)
+	return api.History{Samples: []api.Sample{
+		{Time: *ago(time.Hour), Seconds: 300, WorstAge: 9, BytesRead: 5 << 20, BytesWritten: 4 << 20, Cycles: 60},
+		{Time: *ago(30 * time.Minute), Seconds: 300, WorstAge: 75, BytesRead: 1 << 20, BytesWritten: 1 << 20, Cycles: 4, Failed: 3},
+	}}, f.check(q.Group)
+}
+
 func (f *appliance) ListAlerts(context.Context, api.Scope) ([]api.ActiveAlert, error) {
 	return someAlerts(), f.err
 }

@@ -99,3 +99,28 @@ func TestLongestClosed(t *testing.T) {
 		require.Equal(t, c.want, LongestClosed(api.Policy{Windows: c.windows}), name)
 	}
 }
+
+func TestTurned(t *testing.T) {
+	policy := api.Policy{TimeZone: "Europe/Berlin", Windows: []api.Window{{Days: []string{"mon", "tue"}, From: "22:00", To: "06:00"}}}
+	zone, err := api.Zone(policy.TimeZone)
+	require.NoError(t, err)
+	at := func(day, hour, minute int) time.Time { return time.Date(2026, 1, day, hour, minute, 0, 0, zone) } // the 5th is a Monday
+	for now, want := range map[time.Time]struct {
+		at   time.Time
+		open bool
+	}{
+		at(5, 21, 59): {at(0, 6, 0), false}, // of the week before
+		at(5, 22, 0):  {at(5, 22, 0), true},
+		at(6, 3, 0):   {at(5, 22, 0), true},
+		at(6, 6, 0):   {at(6, 6, 0), false},
+		at(7, 5, 0):   {at(6, 22, 0), true},
+		at(11, 12, 0): {at(7, 6, 0), false},
+	} {
+		got, open := Turned(policy, now)
+		require.True(t, want.at.Equal(got), "%s: %s", now, got)
+		require.Equal(t, want.open, open, now)
+	}
+	got, open := Turned(api.Policy{}, at(5, 12, 0))
+	require.True(t, open)
+	require.Zero(t, got)
+}

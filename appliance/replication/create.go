@@ -61,6 +61,7 @@ func (e *Engine) insert(g *group) error {
 		return err
 	}
 	e.groups[g.ID] = g
+	e.byName = nil
 	e.creating[g.ID] = true
 	return nil
 }

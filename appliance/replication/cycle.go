@@ -465,7 +465,7 @@ func pointDisks(disks []hypervisors.PointDisk) []api.PointDisk {
 
 // record remembers a committed point, after the commit and before the source forgets.
 func (c *cycle) record(p api.Point, ids map[string]hypervisors.ChangeID) error {
-	_, err := c.e.update(c.g.ID, func(g *group) error {
+	g, err := c.e.update(c.g.ID, func(g *group) error {
 		for i := range g.Members {
 			from, _ := g.Members[i].seats(g.Reversed)
 			g.Members[i].ChangeID = ids[from.VM]
@@ -473,5 +473,8 @@ func (c *cycle) record(p api.Point, ids map[string]hypervisors.ChangeID) error {
 		g.Compare = false
 		return g.add(p, c.e.Clock())
 	})
+	if err == nil {
+		c.e.chronicleMade(&g, p)
+	}
 	return err
 }

@@ -9,6 +9,7 @@
 //	testing.go    test failover in a bubble, beside running replication
 //	verify.go     comparing replicas with their sources, on order or by schedule; inspect.go how, suspect.go what follows
 //	observe.go    what is told of groups that miss their target, and contact.go of hosts that are away or full
+//	chronicle.go  history
 //	guard.go      machines that run although they must not: split brain
 //	schedule.go   when the next cycle starts
 //
@@ -38,6 +39,8 @@ import (
 // Store keeps JSON values by bucket and key; a Put is durable when it returns. *store.DB is one.
 type Store interface {
 	jobs.Store
+	// Drop removes a bucket with everything in it. None there is success.
+	Drop(bucket string) error
 }
 
 // Bus distributes what happened.
@@ -77,6 +80,7 @@ type Engine struct {
 
 	mu     sync.Mutex
 	groups map[string]*group
+	byName []string // ids of the groups in the order of their names; nil: not known now
 	hosts  map[string]*endpoint
 	limits map[string]*snapshot.Limiter // by group
 	// retired are connections that were replaced while they were used.
@@ -89,6 +93,7 @@ type Engine struct {
 	// hostAlerts are the alerts of hosts, by id; healths are those of groups at the last look.
 	hostAlerts map[string][]api.Alert
 	healths    map[string]api.Health
+	chronicle  *chronicle
 	ticked     atomic.Int64 // Clock in ns when the schedule was looked at last; 0 before Run
 
 	stop func()
@@ -131,6 +136,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	if err := e.load(); err != nil {
 		return nil, err
 	}
+	e.chronicle = newChronicle(o.Store)
 	e.runner = jobs.New(jobs.Options{Store: o.Store, Publish: o.Bus.Publish, Clock: o.Clock, Log: o.Log, KillPoint: o.KillPoint})
 	for _, kind := range e.kinds() {
 		e.runner.Register(kind)
@@ -170,7 +176,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		e.stop()
 	}
 	e.done.Wait()
-	err := e.runner.Close(ctx)
+	err := errors.Join(e.runner.Close(ctx), e.closeHistory(ctx))
 	e.mu.Lock()
 	all, former := slices.Collect(maps.Values(e.hosts)), e.retired
 	e.retired = nil

@@ -32,9 +32,15 @@ func noGroup(ref string) error {
 // snapshotGroups gives all groups by name, for reading only: a group is never changed in place.
 func (e *Engine) snapshotGroups() []*group {
 	e.mu.Lock()
-	out := slices.Collect(maps.Values(e.groups))
-	e.mu.Unlock()
-	slices.SortFunc(out, func(a, b *group) int { return cmp.Compare(a.Spec.Name, b.Spec.Name) })
+	defer e.mu.Unlock()
+	if e.byName == nil { // the schedule asks several times in a second
+		e.byName = slices.Collect(maps.Keys(e.groups))
+		slices.SortFunc(e.byName, func(a, b string) int { return cmp.Compare(e.groups[a].Spec.Name, e.groups[b].Spec.Name) })
+	}
+	out := make([]*group, len(e.byName))
+	for i, id := range e.byName {
+		out[i] = e.groups[id]
+	}
 	return out
 }
 
@@ -78,7 +84,9 @@ func (e *Engine) update(id string, change func(*group) error) (group, error) {
 	}
 	e.KillPoint(kindGroup, "record", "after write")
 	e.mu.Lock()
-	e.groups[id] = &next
+	if e.groups[id] = &next; next.Spec.Name != g.Spec.Name {
+		e.byName = nil
+	}
 	e.mu.Unlock()
 	e.publish("group", "updated", id, id, "")
 	return next.clone(), nil
@@ -141,11 +149,15 @@ func (e *Engine) delete(id string) error {
 		return err
 	}
 	defer release()
+	if err := e.chronicle.forget(id); err != nil {
+		return err
+	}
 	if err := e.Store.Delete(bucketGroups, id); err != nil {
 		return err
 	}
 	e.mu.Lock()
 	delete(e.groups, id)
+	e.byName = nil
 	delete(e.limits, id)
 	delete(e.healths, id)
 	e.mu.Unlock()

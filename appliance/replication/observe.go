@@ -34,7 +34,7 @@ func (e *Engine) observe(ctx context.Context) {
 const judging = 64
 
 // Observe judges all groups: it begins and ends their alerts about missed targets and failing cycles, and tells whose
-// health has changed by the passing of time. It asks no host. Run calls it every 15 seconds.
+// health has changed by the passing of time. It also keeps history. It asks no host. Run calls it every 15 seconds.
 func (e *Engine) Observe(ctx context.Context) {
 	now := e.Clock()
 	var work errgroup.Group
@@ -46,6 +46,7 @@ func (e *Engine) Observe(ctx context.Context) {
 		if e.isCreating(g.ID) {
 			continue
 		}
+		e.chronicleAge(g, now)
 		missed, failing := g.missed(now), g.failing()
 		if missed == (g.alert(api.AlertRPOMissed) >= 0) && failing == (g.alert(api.AlertCycleFailing) >= 0) {
 			e.tellHealth(g, now)
@@ -59,6 +60,7 @@ func (e *Engine) Observe(ctx context.Context) {
 		})
 	}
 	_ = work.Wait() // each has logged what went wrong
+	e.keepHistory(ctx, now)
 }
 
 func (e *Engine) judgeCycles(g *group, missed, failing bool) error {

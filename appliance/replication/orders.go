@@ -205,6 +205,9 @@ func (e *Engine) cycleEnded(ctx context.Context, r *jobs.Run, cause error) error
 	if api.CodeOf(err) == api.CodeNotFound {
 		return nil
 	}
+	if err == nil && !errors.Is(cause, jobs.ErrCancelled) {
+		e.chronicle.note(r.Group(), e.Clock(), slot{failed: 1})
+	}
 	return errors.Join(err, e.ended(ctx, r, cause))
 }
 

@@ -323,6 +323,13 @@ func (m *memoryState) Delete(bucket, key string) error {
 	return nil
 }
 
+func (m *memoryState) Drop(bucket string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.data, bucket)
+	return nil
+}
+
 func (m *memoryState) Each(bucket string, fn func(key string, decode func(v any) error) error) error {
 	m.mu.Lock()
 	all := maps.Clone(m.data[bucket])

@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,9 +177,21 @@ func (h *history) open(content []byte) {
 	h.judge(db)
 }
 
+// buckets are those that are there at all times, and where else something should be.
+func (h *history) buckets() map[string]bool {
+	all := map[string]bool{"system": true, "hosts": true, "groups": true, "jobs": true}
+	for _, keys := range [][]string{slices.Collect(maps.Keys(h.values)), slices.Collect(maps.Keys(h.pending))} {
+		for _, key := range keys {
+			bucket, _, _ := strings.Cut(key, " ")
+			all[bucket] = true
+		}
+	}
+	return all
+}
+
 func (h *history) judge(db *store.DB) {
 	got := map[string]json.RawMessage{}
-	for _, bucket := range []string{"system", "hosts", "groups", "jobs"} {
+	for bucket := range h.buckets() {
 		require.NoError(h.t, db.Each(bucket, func(key string, decode func(any) error) error {
 			var v json.RawMessage
 			err := decode(&v)

@@ -119,6 +119,23 @@ func (db *DB) Delete(bucket, key string) error {
 	return nil
 }
 
+// Drop removes a bucket with everything in it. None there is success.
+func (db *DB) Drop(bucket string) error {
+	err := allowed(bucket, "all", nil)
+	if err == nil {
+		err = db.queue.write(db.bolt, func(tx *bbolt.Tx) error {
+			if tx.Bucket([]byte(bucket)) == nil {
+				return nil
+			}
+			return tx.DeleteBucket([]byte(bucket))
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("drop %s: %w", bucket, err)
+	}
+	return nil
+}
+
 // Each calls fn for all keys of the bucket in byte order, as they were at one moment, until fn fails. It holds no
 // transaction meanwhile: fn may change the database.
 func (db *DB) Each(bucket string, fn func(key string, decode func(v any) error) error) error {

@@ -71,3 +71,21 @@ func TestEachStopsAtTheFirstError(t *testing.T) {
 	require.ErrorIs(t, err, enough)
 	require.Equal(t, 1, calls)
 }
+
+func TestDrop(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	require.NoError(t, db.Put("old", "a", 1))
+	require.NoError(t, db.Put("new", "a", 2))
+	require.NoError(t, db.Drop("old"))
+	require.NoError(t, db.Drop("old"), "none there is success")
+	require.NoError(t, db.Close())
+	db = open(t, path)
+	defer db.Close()
+	var v int
+	require.ErrorIs(t, db.Get("old", "a", &v), ErrNotFound)
+	require.NoError(t, db.Get("new", "a", &v))
+	for _, bucket := range []string{metaBucket, eventsBucket, ""} {
+		require.Error(t, db.Drop(bucket), bucket)
+	}
+}
