@@ -40,6 +40,9 @@ func (a *app) groups() *cobra.Command {
 			return a.showGroup(g)
 		}),
 		a.groupPolicy(),
+		a.groupEdit(),
+		a.groupPreflight(),
+		a.groupPlan(),
 		a.pointList("points GROUP"),
 		a.schedule("pause GROUP", "Stop the schedule", (*client.Client).Pause),
 		a.schedule("resume GROUP", "Start the schedule again", (*client.Client).Resume),
@@ -108,24 +111,13 @@ func (a *app) groupPolicy() *cobra.Command {
 
 func (a *app) groupRemove() *cobra.Command {
 	var replicas bool
-	return a.dangerous("remove GROUP", "End protection; with --delete-replicas delete the replicas too",
-		func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
-			g, err := c.GetGroup(ctx, args[0])
-			if err != nil {
-				return nil, err
-			}
-			fate := "its replicas and points stay on the target, unmanaged"
-			if replicas {
-				fate = fmt.Sprintf("its replicas and %s are deleted", count(g.Points, "point"))
-			}
-			return []string{fmt.Sprintf("Protection of group %s (%s) ends; %s.", g.Name, memberNames(g), fate)}, nil
-		},
+	cmd := a.planned("remove GROUP", "End protection; with --delete-replicas delete the replicas too", always,
+		func([]string) api.PlanOrder { return api.PlanOrder{Order: "remove", DeleteReplicas: replicas} },
 		func(ctx context.Context, c *client.Client, args []string) (api.Job, error) {
 			return c.RemoveGroup(ctx, args[0], replicas)
-		},
-		func(cmd *cobra.Command) {
-			cmd.Flags().BoolVar(&replicas, "delete-replicas", false, "delete the replicas and their points")
 		})
+	cmd.Flags().BoolVar(&replicas, "delete-replicas", false, "delete the replicas and their points")
+	return cmd
 }
 
 func (a *app) schedule(use, short string, call func(*client.Client, context.Context, string) (api.Group, error)) *cobra.Command {

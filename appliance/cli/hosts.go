@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) hosts() *cobra.Command {
-	return family("hosts", "Connect and look at hypervisors", a.hostAdd(),
+	return family("hosts", "Connect and look at hypervisors", a.hostAdd(), a.hostTest(), a.hostEdit(),
 		a.command("list", "List the hosts", 0, func(ctx context.Context, c *client.Client, _ []string) error {
 			hosts, err := c.ListHosts(ctx)
 			if err != nil {

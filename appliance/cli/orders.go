@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -16,11 +17,8 @@ import (
 // groupCall is an order that needs no more than its group.
 type groupCall func(c *client.Client, ctx context.Context, group string) (api.Job, error)
 
-// jobCall starts a job; preview tells what it will do, a line each.
-type (
-	jobCall func(ctx context.Context, c *client.Client, args []string) (api.Job, error)
-	preview func(ctx context.Context, c *client.Client, args []string) ([]string, error)
-)
+// jobCall starts a job.
+type jobCall func(ctx context.Context, c *client.Client, args []string) (api.Job, error)
 
 // order is a command that starts a job and waits for it.
 func (a *app) order(use, short string, call groupCall) *cobra.Command {
@@ -33,32 +31,6 @@ func (a *app) order(use, short string, call groupCall) *cobra.Command {
 		return a.finish(ctx, c, job, wait)
 	})
 	wait.add(cmd)
-	return cmd
-}
-
-// dangerous is an order that tells what it will do, and asks before it does it.
-func (a *app) dangerous(use, short string, tell preview, call jobCall, flags func(*cobra.Command)) *cobra.Command {
-	var wait waitFlags
-	var yes bool
-	cmd := a.command(use, short, strings.Count(use, " "), func(ctx context.Context, c *client.Client, args []string) error {
-		lines, err := tell(ctx, c, args)
-		if err != nil {
-			return err
-		}
-		if err := a.confirm(ctx, lines, yes); err != nil {
-			return err
-		}
-		job, err := call(ctx, c, args)
-		if err != nil {
-			return err
-		}
-		return a.finish(ctx, c, job, wait)
-	})
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	wait.add(cmd)
-	if flags != nil {
-		flags(cmd)
-	}
 	return cmd
 }
 
@@ -95,90 +67,44 @@ func (a *app) confirm(ctx context.Context, lines []string, yes bool) error {
 
 func (a *app) failover() *cobra.Command {
 	var o api.FailoverOrder
-	return a.dangerous("failover GROUP", "Start the replicas as production",
-		func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
-			if o.Planned && (o.Point != "" || o.Force) {
-				return nil, wrong("--planned makes its own last point, with the source shut down; leave out --point and --force")
-			}
-			return a.failoverPreview(ctx, c, args[0], o)
+	cmd := a.planned("failover GROUP", "Start the replicas as production", always,
+		func([]string) api.PlanOrder {
+			return api.PlanOrder{Order: "failover", Planned: o.Planned, Point: o.Point, Force: o.Force}
 		},
 		func(ctx context.Context, c *client.Client, args []string) (api.Job, error) {
 			return c.Failover(ctx, args[0], o)
-		},
-		func(cmd *cobra.Command) {
-			cmd.Flags().BoolVar(&o.Planned, "planned", false, "shut the source down and copy the rest first: nothing is lost")
-			cmd.Flags().StringVar(&o.Point, "point", "", "recovery point to start from (default: the newest that is not suspect)")
-			cmd.Flags().BoolVar(&o.Force, "force", false, "turn source machines off hard that still run")
 		})
-}
-
-func (a *app) failoverPreview(ctx context.Context, c *client.Client, group string, o api.FailoverOrder) ([]string, error) {
-	g, err := c.GetGroup(ctx, group)
-	if err != nil {
-		return nil, err
+	do := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.Planned && (o.Point != "" || o.Force) {
+			return usageError(cmd, errors.New("--planned makes its own last point, with the source shut down; leave out --point and --force"))
+		}
+		return do(cmd, args)
 	}
-	from, to := sides(g)
-	lines := []string{fmt.Sprintf("Failover of group %s from %s to %s", g.Name, from, to), "  machines: " + memberNames(g)}
-	if o.Planned {
-		return append(lines,
-			fmt.Sprintf("  source:   the machines are shut down on %s, and what they wrote is copied", from),
-			"  lost:     nothing",
-			"  after:    commit or roll back"), nil
-	}
-	p, err := findPoint(ctx, c, group, o.Point)
-	if err != nil {
-		return nil, err
-	}
-	source := fmt.Sprintf("refused if a machine still runs on %s", from)
-	if o.Force {
-		source = fmt.Sprintf("machines that still run on %s are turned off hard", from)
-	}
-	lines = append(lines, "  source:   "+source, "  start:    "+a.pointText(p))
-	if p.Suspect != "" {
-		lines = append(lines, "  suspect:  "+p.Suspect)
-	}
-	return append(lines,
-		fmt.Sprintf("  lost:     everything written since %s (%s)", stamp(p.Taken), a.age(p.Taken)),
-		"  after:    commit or roll back"), nil
-}
-
-// warned is a dangerous order whose preview is one sentence about the group.
-func (a *app) warned(use, short, sentence string, call groupCall) *cobra.Command {
-	return a.dangerous(use, short,
-		func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
-			g, err := c.GetGroup(ctx, args[0])
-			if err != nil {
-				return nil, err
-			}
-			return []string{fmt.Sprintf("Group %s (%s): %s.", g.Name, memberNames(g), sentence)}, nil
-		},
-		func(ctx context.Context, c *client.Client, args []string) (api.Job, error) {
-			return call(c, ctx, args[0])
-		}, nil)
+	cmd.Flags().BoolVar(&o.Planned, "planned", false, "shut the source down and copy the rest first: nothing is lost")
+	cmd.Flags().StringVar(&o.Point, "point", "", "recovery point to start from (default: the newest that is not suspect)")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "turn source machines off hard that still run")
+	return cmd
 }
 
 func (a *app) commit() *cobra.Command {
-	return a.order("commit GROUP", "Accept a failover for good", (*client.Client).Commit)
+	return a.plainOrder("commit GROUP", "Accept a failover for good", politely, (*client.Client).Commit)
 }
 
 func (a *app) rollback() *cobra.Command {
-	return a.warned("rollback GROUP", "Undo a failover that was not committed",
-		"the replicas stop, and what they wrote since the failover is lost", (*client.Client).Rollback)
+	return a.plainOrder("rollback GROUP", "Undo a failover that was not committed", always, (*client.Client).Rollback)
 }
 
 func (a *app) reprotect() *cobra.Command {
-	return a.order("reprotect GROUP", "Swap the roles after a committed failover", (*client.Client).Reprotect)
+	return a.plainOrder("reprotect GROUP", "Swap the roles after a committed failover", politely, (*client.Client).Reprotect)
 }
 
 func (a *app) failback() *cobra.Command {
-	return a.warned("failback GROUP", "Bring the machines home",
-		"differences are copied home, then the machines are shut down here and started there", (*client.Client).Failback)
+	return a.plainOrder("failback GROUP", "Bring the machines home", always, (*client.Client).Failback)
 }
 
 func (a *app) fence() *cobra.Command {
-	return a.warned("fence GROUP", "Turn machines off that run although they must not",
-		"machines that run beside those that replaced them, and replicas that nobody ordered to run, are turned off hard, and what they wrote is given up",
-		(*client.Client).Fence)
+	return a.plainOrder("fence GROUP", "Turn machines off that run although they must not", always, (*client.Client).Fence)
 }
 
 func (a *app) test() *cobra.Command {

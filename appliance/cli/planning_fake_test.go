@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"time"
 
 	"understudy/api"
 )
@@ -20,27 +19,34 @@ func (f *appliance) SetBandwidth(_ context.Context, revision int64, c api.Bandwi
 	return c, f.err
 }
 
-func (f *appliance) Plan(_ context.Context, group string, o api.PlanOrder) (api.Plan, error) {
+func (f *appliance) Plan(ctx context.Context, group string, o api.PlanOrder) (api.Plan, error) {
 	loss := 12.0
-	point := api.Point{ID: "p2", Taken: *ago(12 * time.Second), Consistency: "crash"}
-	p := api.Plan{Order: o.Order, State: api.StateProtected, Allowed: true, From: "kvm1", To: "kvm2", Point: &point, LossSeconds: &loss,
-		Undo: "Roll back, until the failover is committed.",
+	p := api.Plan{Order: o.Order, State: api.StateProtected, Allowed: true, From: "kvm1", To: "kvm2",
+		Undo: "Do the opposite of " + o.Order + ".",
 		Machines: []api.PlanMachine{
 			{Name: "db1", From: "kvm1", To: "kvm2", Source: "running", Replica: "off", Networks: []api.NetworkMap{{From: "default", To: "recovery"}}, Checks: 2},
 			{Name: "web1", From: "kvm1", To: "kvm2", Source: "unknown", Replica: "off"}},
-		Changes:  []api.PlanChange{{Code: "replica-starts", Machine: "db1", Host: "kvm2", Text: "db1 starts on kvm2."}},
+		Changes:  []api.PlanChange{{Code: "replica-starts", Machine: "db1", Host: "kvm2", Text: "db1 is part of the " + o.Order + "."}},
 		Warnings: []api.PlanWarning{{Code: "never-tested", Text: "No test failover of this group has ever passed."}},
 		Steps:    []string{"begin", "start", "done"}}
+	if points, _ := f.ListPoints(ctx, "web"); o.Order == "failover" || o.Order == "test" || o.Order == "drop-point" {
+		p.Point, p.LossSeconds = &points[0], &loss
+		if o.Point == "p1" {
+			p.Point = &points[1]
+		}
+	}
 	switch {
 	case o.Order == "commit":
-		p.Irreversible, p.Point, p.LossSeconds = true, nil, nil
-		p.Undo = "It cannot be undone."
+		p.Irreversible, p.Undo = true, ""
 	case o.Planned:
 		none := 0.0
 		p.Point, p.LossSeconds = nil, &none
 	case o.Order == "failover" && !o.Force:
 		p.Warnings = append(p.Warnings, api.PlanWarning{Code: "source-runs", Machine: "db1", Host: "kvm1", Text: "db1 still runs on kvm1; both must never run at once.",
 			Hint: "Order a planned failover, or one with force.", Stops: true})
+	}
+	if o.Order == "drop-point" && o.Point != "p1" {
+		p.Allowed, p.Code, p.Refusal, p.Hint = false, api.CodeNotFound, "group web has no recovery point \"p7\"", "List the points and choose another."
 	}
 	if group == "empty" {
 		p.Allowed, p.Code, p.Refusal, p.Hint = false, api.CodeConflict, "failover is not possible: there is no complete recovery point yet", "Wait until the first mirror has finished."

@@ -1,6 +1,13 @@
 package cli
 
-import "maps"
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
 
 func init() {
 	maps.Copy(commands, map[string][]string{
@@ -13,5 +20,39 @@ func init() {
 		"bandwidth-set-invalid": {"bandwidth", "set", "--rule", "8-18=5"},
 		"groups-policy-windows": {"groups", "policy", "web", "--window", "mon-fri@18:00-08:00", "--window", "sat,sun@00:00-00:00", "--time-zone", "Europe/Berlin"},
 		"groups-policy-always":  {"groups", "policy", "web", "--window", "always"},
+		"groups-plan":           {"groups", "plan", "web", "failover"},
+		"groups-plan-planned":   {"groups", "plan", "web", "failover", "--planned"},
+		"groups-plan-refused":   {"groups", "plan", "empty", "failover"},
+		"groups-plan-json":      {"groups", "plan", "web", "commit", "--json"},
+		"groups-preflight":      {"groups", "preflight", "web", "--source", "kvm1", "--target", "kvm2", "--machine", "db1"},
+		"groups-preflight-bad":  {"groups", "preflight", "bad", "--source", "kvm1", "--target", "kvm2", "--machine", "db1"},
+		"groups-edit":           {"groups", "edit", "web", "--rpo", "5m", "--check", "db1=tcp://192.0.2.1:22", "--no-checks", "web1"},
+		"groups-edit-nothing":   {"groups", "edit", "web"},
+		"groups-edit-both":      {"groups", "edit", "web", "--check", "db1=agent", "--no-checks", "db1"},
+		"hosts-test":            {"hosts", "test", "kvm3", "qemu:///system"},
+		"hosts-test-dead":       {"hosts", "test", "kvm3", "qemu:///dead"},
+		"hosts-edit":            {"hosts", "edit", "kvm1", "--name", "london", "--max-jobs", "8"},
+		"hosts-edit-nothing":    {"hosts", "edit", "kvm1"},
 	})
+}
+
+// Commit and reprotect tell what they do and ask where a person sits. Scripts go on as they did.
+func TestPoliteOrders(t *testing.T) {
+	for _, order := range []string{"commit", "reprotect"} {
+		for answer, ordered := range map[string]bool{"yes\n": true, "no\n": false} {
+			svc := newAppliance()
+			serve(t, svc)
+			term := terminal{in: strings.NewReader(answer), change: func(a *app) { a.asks = true }}
+			exit := term.run(t.Context(), order, "web")
+			require.Contains(t, term.err.String(), "Go ahead?")
+			require.Equal(t, ordered, exit == 0)
+			require.Equal(t, ordered, slices.Contains(svc.orders, order+" web"))
+		}
+		svc := newAppliance()
+		serve(t, svc)
+		var term terminal
+		require.Zero(t, term.run(t.Context(), order, "web"))
+		require.NotContains(t, term.err.String(), "Go ahead?")
+		require.Contains(t, svc.orders, order+" web")
+	}
 }

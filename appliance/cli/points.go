@@ -13,17 +13,11 @@ import (
 
 func (a *app) points() *cobra.Command {
 	return family("points", "Look at recovery points", a.pointList("list GROUP"),
-		a.dangerous("drop GROUP POINT", "Drop a recovery point",
-			func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
-				p, err := findPoint(ctx, c, args[0], args[1])
-				if err != nil {
-					return nil, err
-				}
-				return []string{fmt.Sprintf("Group %s can never again be started from %s.", args[0], a.pointText(p))}, nil
-			},
+		a.planned("drop GROUP POINT", "Drop a recovery point", always,
+			func(args []string) api.PlanOrder { return api.PlanOrder{Order: "drop-point", Point: args[1]} },
 			func(ctx context.Context, c *client.Client, args []string) (api.Job, error) {
 				return c.DropPoint(ctx, args[0], args[1])
-			}, nil))
+			}))
 }
 
 func (a *app) pointList(use string) *cobra.Command {
@@ -41,31 +35,6 @@ func (a *app) pointList(use string) *cobra.Command {
 			t.flush()
 		})
 	})
-}
-
-// findPoint gives the named point, or the newest one that is not suspect when id is empty.
-func findPoint(ctx context.Context, c *client.Client, group, id string) (api.Point, error) {
-	points, err := c.ListPoints(ctx, group)
-	if err != nil {
-		return api.Point{}, err
-	}
-	var found *api.Point
-	for i, p := range points {
-		if id == "" && p.Suspect == "" && (found == nil || p.Taken.After(found.Taken)) || p.ID == id {
-			found = &points[i]
-		}
-	}
-	switch {
-	case found != nil:
-		return *found, nil
-	case id == "" && len(points) > 0:
-		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the next cycle, which compares everything, or name one of them.",
-			"all points of group %s are suspect", group)
-	case id == "":
-		return api.Point{}, api.Errorf(api.CodeConflict, "Wait for the first mirror.", "group %s has no recovery point yet", group)
-	}
-	return api.Point{}, api.Errorf(api.CodeNotFound, fmt.Sprintf("See \"understudy points list %s\".", group),
-		"group %s has no point %s", group, id)
 }
 
 func (a *app) pointText(p api.Point) string {

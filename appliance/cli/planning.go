@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"understudy/api"
+	"understudy/api/client"
+)
+
+// groupPreflight tells all that stands against a group before it is made.
+func (a *app) groupPreflight() *cobra.Command {
+	var s specFlags
+	cmd := a.command("preflight NAME", "Tell all that stands against a group, and make nothing; takes what create takes", 1,
+		func(ctx context.Context, c *client.Client, args []string) error {
+			spec, err := s.spec(args[0], a.in)
+			if err != nil {
+				return err
+			}
+			p, err := c.Preflight(ctx, spec)
+			if err != nil {
+				return err
+			}
+			if err := a.show(p, func(w io.Writer) { writePreflight(w, p) }); err != nil {
+				return err
+			}
+			if !p.Ready {
+				return fmt.Errorf("group %s: a check %w", args[0], errFailed)
+			}
+			return nil
+		})
+	s.add(cmd.Flags())
+	return cmd
+}
+
+func writePreflight(w io.Writer, p api.Preflight) {
+	t := newTable(w, "LEVEL", "CHECK", "FIELD", "WHAT", "WHAT TO DO")
+	for _, c := range p.Checks {
+		t.row(c.Level, c.Code, orDash(c.Field), c.Message, c.Hint)
+	}
+	t.flush()
+	fmt.Fprintf(w, "\n%s to copy at first\n", size(p.Bytes))
+}
+
+// groupEdit changes policy and checks together: all of it, or nothing.
+func (a *app) groupEdit() *cobra.Command {
+	var p policyFlags
+	var checks, none []string
+	cmd := a.command("edit GROUP", "Change policy and checks of a group at once", 1,
+		func(ctx context.Context, c *client.Client, args []string) error {
+			g, err := c.GetGroup(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			edit := api.GroupEdit{Policy: g.Policy}
+			changed, err := p.apply(&edit.Policy)
+			if err != nil {
+				return err
+			}
+			if edit.Machines, err = checkEdits(g, checks, none); err != nil {
+				return err
+			}
+			if !changed && len(edit.Machines) == 0 {
+				return wrong("nothing is to be changed: give flags of the policy, --check or --no-checks")
+			}
+			if err := edit.Validate(); err != nil {
+				return err
+			}
+			if g, err = c.UpdateGroup(ctx, g.ID, g.Revision, edit); err != nil {
+				return err
+			}
+			return a.showGroup(g)
+		})
+	p.add(cmd.Flags())
+	cmd.Flags().StringArrayVar(&checks, "check", nil,
+		"what must answer after a start, as for create; replaces the checks that the machine has; repeat it")
+	cmd.Flags().StringArrayVar(&none, "no-checks", nil, "machine whose checks are dropped; repeat it")
+	return cmd
+}
+
+// checkEdits gives the machines whose checks change.
+func checkEdits(g api.Group, checks, none []string) ([]api.MachineEdit, error) {
+	machines := slices.Clone(g.Machines)
+	for i := range machines {
+		machines[i].Checks = nil
+	}
+	for _, c := range checks {
+		if err := addCheck(machines, c); err != nil {
+			return nil, err
+		}
+	}
+	var edits []api.MachineEdit
+	for _, m := range machines {
+		if len(m.Checks) > 0 {
+			edits = append(edits, api.MachineEdit{VM: m.VM, Checks: m.Checks})
+		}
+	}
+	for _, name := range none {
+		if slices.ContainsFunc(edits, func(m api.MachineEdit) bool { return m.VM == name }) {
+			return nil, wrong(fmt.Sprintf("--no-checks %s: it is given checks too", name))
+		}
+		edits = append(edits, api.MachineEdit{VM: name})
+	}
+	return edits, nil
+}
+
+// hostTest tries a host before it is added.
+func (a *app) hostTest() *cobra.Command {
+	return a.command("test NAME URI", "Try a host before it is added, reading only", 2, func(ctx context.Context, c *client.Client, args []string) error {
+		t, err := c.TestHost(ctx, api.HostSpec{Name: args[0], URI: args[1]})
+		if err != nil {
+			return err
+		}
+		if err := a.show(t, func(w io.Writer) { writeHostTest(w, t) }); err != nil {
+			return err
+		}
+		if t.Problem != "" || slices.ContainsFunc(t.Checks, func(check api.DoctorCheck) bool { return check.Result == "failed" }) {
+			return fmt.Errorf("host %s: a check %w", args[0], errFailed)
+		}
+		return nil
+	})
+}
+
+func writeHostTest(w io.Writer, t api.HostTest) {
+	facts(w, "reachable", yesNo(t.Reachable), "product", t.Product, "version", t.Version, "identity", t.Identity, "known as", t.Known,
+		"abilities", abilities(t.Capabilities), "problem", t.Problem, "hint", t.Hint)
+	for _, missing := range t.Capabilities.Missing {
+		fmt.Fprintln(w, "missing: "+plain(missing))
+	}
+	if len(t.Checks) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	table := newTable(w, "CHECK", "RESULT", "MESSAGE")
+	for _, check := range t.Checks {
+		table.row(check.Name, check.Result, check.Message)
+	}
+	table.flush()
+}
+
+// hostEdit changes what is given of a host.
+func (a *app) hostEdit() *cobra.Command {
+	var edit api.HostSpec
+	var cmd *cobra.Command
+	cmd = a.command("edit HOST", "Change name, address or bounds of a host", 1, func(ctx context.Context, c *client.Client, args []string) error {
+		h, err := c.GetHost(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		spec, changed := h.HostSpec, false
+		for flag, set := range map[string]func(){
+			"name":     func() { spec.Name = edit.Name },
+			"uri":      func() { spec.URI = edit.URI },
+			"max-jobs": func() { spec.MaxJobs = edit.MaxJobs },
+		} {
+			if cmd.Flags().Changed(flag) {
+				set()
+				changed = true
+			}
+		}
+		if !changed {
+			return usageError(cmd, errors.New("nothing is to be changed: give --name, --uri or --max-jobs"))
+		}
+		if h, err = c.UpdateHost(ctx, h.ID, h.Revision, spec); err != nil {
+			return err
+		}
+		return a.showHost(h)
+	})
+	cmd.Flags().StringVar(&edit.Name, "name", "", "new name")
+	cmd.Flags().StringVar(&edit.URI, "uri", "", "new address of the same host")
+	cmd.Flags().IntVar(&edit.MaxJobs, "max-jobs", 0, "copies at once; 0 means 4")
+	return cmd
+}
