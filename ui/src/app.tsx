@@ -1,12 +1,10 @@
 // The frame around all pages: masthead, navigation, the state of the connection, and the page itself.
 import {
-  Alert, Button, Dropdown, DropdownItem, DropdownList, Masthead, MastheadBrand, MastheadContent, MastheadMain, MastheadToggle, MenuToggle, Nav, NavItem,
+  Alert, Dropdown, DropdownItem, DropdownList, Masthead, MastheadBrand, MastheadContent, MastheadMain, MastheadToggle, MenuToggle, Nav, NavItem,
   NavList, Page, PageSidebar, PageSidebarBody, PageToggleButton, SkipToContent, Toolbar, ToolbarContent, ToolbarGroup, ToolbarItem,
 } from '@patternfly/react-core'
 import BarsIcon from '@patternfly/react-icons/dist/esm/icons/bars-icon'
-import GlobeIcon from '@patternfly/react-icons/dist/esm/icons/globe-icon'
-import MoonIcon from '@patternfly/react-icons/dist/esm/icons/moon-icon'
-import SunIcon from '@patternfly/react-icons/dist/esm/icons/sun-icon'
+import UserIcon from '@patternfly/react-icons/dist/esm/icons/user-icon'
 import { Suspense, useEffect, useState } from 'react'
 import { useTranslation } from 'react-i18next'
 import { Link, Navigate, Route, Routes, useLocation } from 'react-router-dom'
@@ -14,15 +12,14 @@ import { client, queries } from './api/client'
 import { Cache, listen, type Connection } from './api/events'
 import { routes } from './pages'
 import { Empty, Loading } from './parts/page'
-import { useMe } from './session'
-import { chooseTheme, useDark } from './theme'
-import { chooseLanguage, languages, type Language } from './words'
+import { Preferences } from './parts/preferences'
+import { signOut, useMe } from './session'
 
 export function App() {
   const { t } = useTranslation()
-  const { may } = useMe()
+  const { may, whole } = useMe()
   const connection = useEvents()
-  const allowed = routes.filter(r => may(r.need))
+  const allowed = routes.filter(r => may(r.need) && (whole || !r.whole))
   return (
     <Page isManagedSidebar mainContainerId="main" masthead={<Head />} sidebar={<Sidebar />} isContentFilled
       skipToContent={<SkipToContent href="#main">{t('app.skip')}</SkipToContent>}>
@@ -45,7 +42,7 @@ function useEvents(): Connection {
     let timer: ReturnType<typeof setTimeout> | undefined
     const stop = listen({
       cache: new Cache(queries),
-      check: () => client.GET('/about'),
+      check: () => client.GET('/session'),
       report: c => {
         clearTimeout(timer)
         if (c === 'lost') timer = setTimeout(setConnection, 2000, c)
@@ -62,7 +59,6 @@ function useEvents(): Connection {
 
 function Head() {
   const { t } = useTranslation()
-  const dark = useDark()
   return (
     <Masthead>
       <MastheadMain>
@@ -73,11 +69,8 @@ function Head() {
         <Toolbar isFullHeight>
           <ToolbarContent>
             <ToolbarGroup align={{ default: 'alignEnd' }} variant="action-group-plain">
-              <ToolbarItem><Languages /></ToolbarItem>
-              <ToolbarItem>
-                <Button variant="plain" aria-label={t(dark ? 'app.light' : 'app.dark')} title={t(dark ? 'app.light' : 'app.dark')}
-                  icon={dark ? <SunIcon /> : <MoonIcon />} onClick={() => chooseTheme(dark ? 'light' : 'dark')} />
-              </ToolbarItem>
+              <ToolbarItem><Preferences /></ToolbarItem>
+              <ToolbarItem><UserMenu /></ToolbarItem>
             </ToolbarGroup>
           </ToolbarContent>
         </Toolbar>
@@ -86,18 +79,15 @@ function Head() {
   )
 }
 
-function Languages() {
-  const { t, i18n } = useTranslation()
+function UserMenu() {
+  const { t } = useTranslation()
+  const { user } = useMe()
   const [open, setOpen] = useState(false)
   return (
-    <Dropdown isOpen={open} onOpenChange={setOpen} onSelect={(_, v) => { chooseLanguage(v as Language); setOpen(false) }} popperProps={{ position: 'right' }}
-      toggle={ref => (
-        <MenuToggle ref={ref} variant="plainText" icon={<GlobeIcon />} isExpanded={open} aria-label={`${t('app.language')} ${i18n.language.toUpperCase()}`} onClick={() => setOpen(!open)}>
-          {i18n.language.toUpperCase()}
-        </MenuToggle>
-      )}>
+    <Dropdown isOpen={open} onOpenChange={setOpen} onSelect={() => setOpen(false)} popperProps={{ position: 'right' }}
+      toggle={ref => <MenuToggle ref={ref} variant="plainText" icon={<UserIcon />} isExpanded={open} onClick={() => setOpen(!open)}>{user.fullName || user.name}</MenuToggle>}>
       <DropdownList>
-        {Object.entries(languages).map(([code, name]) => <DropdownItem key={code} value={code} isSelected={code === i18n.language} lang={code}>{name}</DropdownItem>)}
+        <DropdownItem key="out" onClick={() => void signOut()}>{t('app.signOut')}</DropdownItem>
       </DropdownList>
     </Dropdown>
   )
@@ -105,14 +95,14 @@ function Languages() {
 
 function Sidebar() {
   const { t } = useTranslation()
-  const { may } = useMe()
+  const { may, whole } = useMe()
   const { pathname } = useLocation()
   return (
     <PageSidebar>
       <PageSidebarBody>
         <Nav aria-label={t('app.navigation')}>
           <NavList>
-            {routes.map(r => r.nav && may(r.need) && (
+            {routes.map(r => r.nav && may(r.need) && (whole || !r.whole) && (
               <NavItem key={r.path} itemId={r.path} isActive={pathname === r.path || pathname.startsWith(`${r.path}/`)}>
                 <Link to={r.path}>{t(`nav.${r.nav}`)}</Link>
               </NavItem>

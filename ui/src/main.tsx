@@ -9,12 +9,13 @@ import { BrowserRouter } from 'react-router-dom'
 import { queries } from './api/client'
 import { App } from './app'
 import { Notices } from './parts/dialogs'
+import { Session } from './session'
 
 createRoot(document.getElementById('root')!).render(
   <StrictMode>
     <QueryClientProvider client={queries}>
       <BrowserRouter future={{ v7_startTransition: true, v7_relativeSplatPath: true }}>
-        <Notices><App /></Notices>
+        <Notices><Session><App /></Session></Notices>
       </BrowserRouter>
     </QueryClientProvider>
   </StrictMode>,

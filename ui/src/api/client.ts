@@ -28,8 +28,8 @@ async function problemOf(response: Response): Promise<Problem> {
 /** What the session gives to requests, and what brings it back. Set by the page that signs in. */
 export const session = {
   csrf: '',
-  /** Resolves when somebody has signed in again. */
-  renew: (): Promise<void> => Promise.reject(new Error('nobody signs in')),
+  /** Resolves when somebody has signed in again. Missing while nobody was. */
+  renew: undefined as (() => Promise<void>) | undefined,
 }
 
 function prepared(request: Request): Request {
@@ -55,7 +55,7 @@ export async function send(request: Request): Promise<Response> {
   // A request that is sent again keeps its key.
   const first = prepared(request)
   let response = await fetch(first.clone())
-  if (response.status === 401 && !signsIn(request)) {
+  if (response.status === 401 && session.renew && !signsIn(request)) {
     await session.renew()
     if (session.csrf && unsafe(first)) first.headers.set('X-CSRF-Token', session.csrf)
     response = await fetch(first)

@@ -21,6 +21,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/alerts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List what is wrong now, the worst first */
+        get: operations["list-alerts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/events": {
         parameters: {
             query?: never;
@@ -487,6 +504,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/machines": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the protected machines */
+        get: operations["list-machines"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/notifications/channels": {
         parameters: {
             query?: never;
@@ -610,6 +644,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/overview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show the state in short */
+        get: operations["overview"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/rotate-key": {
         parameters: {
             query?: never;
@@ -637,6 +688,42 @@ export interface paths {
         /** Tell whether the kept secrets can be read */
         get: operations["secrets"];
         put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/session": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Tell who is signed in */
+        get: operations["session"];
+        put?: never;
+        /** Sign in with name and password */
+        post: operations["sign-in"];
+        /** Sign out */
+        delete: operations["sign-out"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/session/password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Change one's own password, which ends one's other sessions */
+        put: operations["change-password"];
         post?: never;
         delete?: never;
         options?: never;
@@ -676,6 +763,113 @@ export interface paths {
         post?: never;
         /** Go back to a self-made certificate */
         delete: operations["reset-certificate"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/setup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Tell whether the first administrator is still to be made */
+        get: operations["setup"];
+        put?: never;
+        /** Make the first administrator */
+        post: operations["set-up"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/sign-in": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Tell how one can sign in */
+        get: operations["sign-in-ways"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List one's own API tokens, or everybody's */
+        get: operations["list-tokens"];
+        put?: never;
+        /** Make an API token, which is shown once */
+        post: operations["create-token"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/tokens/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Delete an API token */
+        delete: operations["delete-token"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List who may sign in */
+        get: operations["list-users"];
+        put?: never;
+        /** Let somebody in */
+        post: operations["create-user"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/users/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show a user */
+        get: operations["get-user"];
+        /** Change a user */
+        put: operations["update-user"];
+        post?: never;
+        /** Delete a user with all sessions and tokens */
+        delete: operations["delete-user"];
         options?: never;
         head?: never;
         patch?: never;
@@ -763,6 +957,8 @@ export interface components {
             /** @description Why something is missing */
             missing?: string[] | null;
             quiesce: boolean;
+            /** @description What machines show can be photographed, as a proof that they started */
+            screen: boolean;
             source: boolean;
             target: boolean;
         };
@@ -857,6 +1053,11 @@ export interface components {
             note?: string;
             /** @description As Job.Waiting says it: what is confirmed is what was read */
             prompt: string;
+        };
+        Credentials: {
+            name: string;
+            /** Format: password */
+            password: string;
         };
         Delivery: {
             /**
@@ -1065,6 +1266,16 @@ export interface components {
             /** @description Host name or id; another host than the source */
             targetHost: string;
         };
+        HealthCount: {
+            /** Format: int64 */
+            atRisk: number;
+            /** Format: int64 */
+            met: number;
+            /** Format: int64 */
+            missed: number;
+            /** Format: int64 */
+            off: number;
+        };
         Host: {
             capabilities: components["schemas"]["Capabilities"];
             connected: boolean;
@@ -1087,6 +1298,12 @@ export interface components {
              */
             uri: string;
             version: string;
+        };
+        HostCount: {
+            /** Format: int64 */
+            connected: number;
+            /** Format: int64 */
+            disconnected: number;
         };
         HostSpec: {
             /**
@@ -1163,6 +1380,16 @@ export interface components {
             state: "off" | "running" | "paused";
             warnings?: string[] | null;
         };
+        Me: {
+            /** @description For the header X-CSRF-Token of everything but GET, in a session */
+            csrf?: string;
+            /**
+             * Format: date-time
+             * @description When the session ends if nothing happens, or the token does
+             */
+            expires?: string;
+            user: components["schemas"]["User"];
+        };
         Network: {
             isolated: boolean;
             kind: string;
@@ -1172,10 +1399,48 @@ export interface components {
             from: string;
             to: string;
         };
+        NewToken: {
+            /** Format: date-time */
+            created: string;
+            /** Format: date-time */
+            expires: string;
+            id: string;
+            /** Format: date-time */
+            lastUsed?: string;
+            name: string;
+            /** @enum {string} */
+            role: "viewer" | "operator" | "administrator";
+            /** @description For Authorization: Bearer. It is shown this once */
+            readonly token: string;
+            /** @description Id of the user */
+            user: string;
+            userName: string;
+        };
         NIC: {
             mac: string;
             model: string;
             network: string;
+        };
+        Overview: {
+            /** Format: int64 */
+            activeJobs: number;
+            /** Format: int64 */
+            alertCount: number;
+            /** @description The worst, at most 50 */
+            alerts: components["schemas"]["ActiveAlert"][];
+            /** Format: int64 */
+            groups: number;
+            /** @description Machines by health */
+            health: components["schemas"]["HealthCount"];
+            hosts: components["schemas"]["HostCount"];
+            /** @description The newest jobs that have not ended, at most 20 */
+            jobs: components["schemas"]["Job"][];
+            /** Format: int64 */
+            machines: number;
+            /** @description Where replicas are */
+            storage: components["schemas"]["StorageUse"][];
+            /** @description Groups by freshness of their test failovers */
+            tests: components["schemas"]["TestCount"];
         };
         PageDelivery: {
             items: components["schemas"]["Delivery"][];
@@ -1200,6 +1465,23 @@ export interface components {
              * @description How many there are in all, with these filters
              */
             total: number;
+        };
+        PageProtectedMachine: {
+            items: components["schemas"]["ProtectedMachine"][];
+            /**
+             * Format: int64
+             * @description How many there are in all, with these filters
+             */
+            total: number;
+        };
+        PasswordChange: {
+            /**
+             * Format: password
+             * @description 12 to 256 characters
+             */
+            new: string;
+            /** Format: password */
+            old: string;
         };
         Plan: {
             allowed: boolean;
@@ -1370,6 +1652,8 @@ export interface components {
             field?: string;
             /** @description What to do about it */
             hint?: string;
+            /** @description Id of the request, which the log has too */
+            request?: string;
             /** Format: int64 */
             status: number;
             /** @description The HTTP status in words */
@@ -1386,6 +1670,30 @@ export interface components {
              * @description Bytes; 0 means unknown
              */
             total: number;
+        };
+        ProtectedMachine: {
+            /** @description Id of the group */
+            group: string;
+            groupName: string;
+            groupState: string;
+            /** @enum {string} */
+            health: "met" | "at-risk" | "missed" | "off";
+            name: string;
+            /** @description Id of the newest point */
+            newestPoint?: string;
+            problem?: string;
+            /** @description Machine id of the replica */
+            replicaVM?: string;
+            rpo: components["schemas"]["RPOStatus"];
+            /** @description Name of the host that it runs on in the direction in force */
+            sourceHost: string;
+            /** @description Machine id there */
+            sourceVM: string;
+            /** @description Name of the host of its replica in the direction in force */
+            targetHost: string;
+        };
+        Provider: {
+            name: string;
         };
         Range: {
             /** Format: int64 */
@@ -1466,6 +1774,31 @@ export interface components {
             /** @description Those that cannot be read */
             unreadable: string[];
         };
+        Setup: {
+            needed: boolean;
+        };
+        SetupSpec: {
+            fullName?: string;
+            name: string;
+            /**
+             * Format: password
+             * @description 12 to 256 characters
+             */
+            password: string;
+            /**
+             * Format: password
+             * @description From the file setup.token in the appliance's data directory
+             */
+            token: string;
+        };
+        SignInWays: {
+            /** @description With a name and password of a directory */
+            ldap: boolean;
+            /** @description With a name and password of the appliance's own */
+            local: boolean;
+            /** @description At a provider */
+            oidc?: components["schemas"]["Provider"];
+        };
         SNMPChannel: {
             /**
              * Format: password
@@ -1519,6 +1852,24 @@ export interface components {
             /** Format: int64 */
             total: number;
         };
+        StorageUse: {
+            /** Format: int64 */
+            free: number;
+            /** @description Id of the host */
+            host: string;
+            hostName: string;
+            path: string;
+            /** Format: int64 */
+            replicas: number;
+            /**
+             * Format: date-time
+             * @description When the host said so
+             */
+            seen: string;
+            storage: string;
+            /** Format: int64 */
+            total: number;
+        };
         SyslogChannel: {
             /** @description PEM certificates to trust instead of the system's */
             ca?: string;
@@ -1538,6 +1889,16 @@ export interface components {
              * @enum {string}
              */
             transport: "udp" | "tcp" | "tls";
+        };
+        TestCount: {
+            /** Format: int64 */
+            failed: number;
+            /** Format: int64 */
+            fresh: number;
+            /** Format: int64 */
+            never: number;
+            /** Format: int64 */
+            stale: number;
         };
         TestMachine: {
             checks: components["schemas"]["CheckResult"][] | null;
@@ -1565,6 +1926,88 @@ export interface components {
             started: string;
             /** @enum {string} */
             state: "starting" | "running" | "passed" | "failed";
+        };
+        Token: {
+            /** Format: date-time */
+            created: string;
+            /** Format: date-time */
+            expires: string;
+            id: string;
+            /** Format: date-time */
+            lastUsed?: string;
+            name: string;
+            /** @enum {string} */
+            role: "viewer" | "operator" | "administrator";
+            /** @description Id of the user */
+            user: string;
+            userName: string;
+        };
+        TokenSpec: {
+            /**
+             * Format: date-time
+             * @description At most a year from now
+             */
+            expires: string;
+            /** @description What it is for */
+            name: string;
+            /**
+             * @description At most that of its user; empty means the user's
+             * @enum {string}
+             */
+            role?: "viewer" | "operator" | "administrator";
+            /** @description Id or name of the user that it is for; empty means oneself. Administrators only */
+            user?: string;
+        };
+        User: {
+            /** Format: date-time */
+            created: string;
+            disabled: boolean;
+            fullName: string;
+            /** @description Ids of the groups that the user sees; empty means all */
+            groups: string[] | null;
+            id: string;
+            /** Format: date-time */
+            lastSignIn?: string;
+            name: string;
+            /**
+             * Format: int64
+             * @description For If-Match
+             */
+            revision: number;
+            /** @enum {string} */
+            role: "viewer" | "operator" | "administrator";
+            /**
+             * @description Who checks the password
+             * @enum {string}
+             */
+            source: "local" | "ldap" | "oidc" | "built-in";
+        };
+        UserEdit: {
+            disabled?: boolean;
+            fullName?: string;
+            /** @description As in the making of a user */
+            groups?: string[] | null;
+            /**
+             * Format: password
+             * @description A new one, which ends the user's sessions; left out: as it was
+             */
+            password?: string;
+            /** @enum {string} */
+            role: "viewer" | "operator" | "administrator";
+        };
+        UserSpec: {
+            fullName?: string;
+            /** @description Ids of the groups that the user sees; empty means all, which administrators need */
+            groups?: string[] | null;
+            /** @description What the user signs in with; capitals do not matter */
+            name: string;
+            /**
+             * Format: password
+             * @description 12 to 256 characters
+             */
+            password: string;
+            /** @enum {string} */
+            role: "viewer" | "operator" | "administrator";
         };
         Verification: {
             /**
@@ -1674,6 +2117,7 @@ export type ChannelSpec = components['schemas']['ChannelSpec'];
 export type Check = components['schemas']['Check'];
 export type CheckResult = components['schemas']['CheckResult'];
 export type Confirmation = components['schemas']['Confirmation'];
+export type Credentials = components['schemas']['Credentials'];
 export type Delivery = components['schemas']['Delivery'];
 export type Disk = components['schemas']['Disk'];
 export type DoctorCheck = components['schemas']['DoctorCheck'];
@@ -1685,18 +2129,25 @@ export type Group = components['schemas']['Group'];
 export type GroupMachine = components['schemas']['GroupMachine'];
 export type GroupMember = components['schemas']['GroupMember'];
 export type GroupSpec = components['schemas']['GroupSpec'];
+export type HealthCount = components['schemas']['HealthCount'];
 export type Host = components['schemas']['Host'];
+export type HostCount = components['schemas']['HostCount'];
 export type HostSpec = components['schemas']['HostSpec'];
 export type Inventory = components['schemas']['Inventory'];
 export type Job = components['schemas']['Job'];
 export type JobStep = components['schemas']['JobStep'];
 export type Machine = components['schemas']['Machine'];
+export type Me = components['schemas']['Me'];
 export type Network = components['schemas']['Network'];
 export type NetworkMap = components['schemas']['NetworkMap'];
+export type NewToken = components['schemas']['NewToken'];
 export type Nic = components['schemas']['NIC'];
+export type Overview = components['schemas']['Overview'];
 export type PageDelivery = components['schemas']['PageDelivery'];
 export type PageGroup = components['schemas']['PageGroup'];
 export type PageJob = components['schemas']['PageJob'];
+export type PageProtectedMachine = components['schemas']['PageProtectedMachine'];
+export type PasswordChange = components['schemas']['PasswordChange'];
 export type Plan = components['schemas']['Plan'];
 export type PlanChange = components['schemas']['PlanChange'];
 export type PlanMachine = components['schemas']['PlanMachine'];
@@ -1708,18 +2159,30 @@ export type PointMachine = components['schemas']['PointMachine'];
 export type Policy = components['schemas']['Policy'];
 export type Problem = components['schemas']['Problem'];
 export type Progress = components['schemas']['Progress'];
+export type ProtectedMachine = components['schemas']['ProtectedMachine'];
+export type Provider = components['schemas']['Provider'];
 export type Range = components['schemas']['Range'];
 export type RetentionTier = components['schemas']['RetentionTier'];
 export type RpoStatus = components['schemas']['RPOStatus'];
 export type Rule = components['schemas']['Rule'];
 export type RuleSpec = components['schemas']['RuleSpec'];
 export type SecretsStatus = components['schemas']['SecretsStatus'];
+export type Setup = components['schemas']['Setup'];
+export type SetupSpec = components['schemas']['SetupSpec'];
+export type SignInWays = components['schemas']['SignInWays'];
 export type SnmpChannel = components['schemas']['SNMPChannel'];
 export type Storage = components['schemas']['Storage'];
+export type StorageUse = components['schemas']['StorageUse'];
 export type SyslogChannel = components['schemas']['SyslogChannel'];
+export type TestCount = components['schemas']['TestCount'];
 export type TestMachine = components['schemas']['TestMachine'];
 export type TestOrder = components['schemas']['TestOrder'];
 export type TestReport = components['schemas']['TestReport'];
+export type Token = components['schemas']['Token'];
+export type TokenSpec = components['schemas']['TokenSpec'];
+export type User = components['schemas']['User'];
+export type UserEdit = components['schemas']['UserEdit'];
+export type UserSpec = components['schemas']['UserSpec'];
 export type Verification = components['schemas']['Verification'];
 export type VerifiedDisk = components['schemas']['VerifiedDisk'];
 export type VerifiedMachine = components['schemas']['VerifiedMachine'];
@@ -1745,6 +2208,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["About"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-alerts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ActiveAlert"][] | null;
                 };
             };
             /** @description Error */
@@ -2815,6 +3307,49 @@ export interface operations {
             };
         };
     };
+    "list-machines": {
+        parameters: {
+            query?: {
+                /** @description Id or name of a group */
+                group?: string;
+                health?: "met" | "at-risk" | "missed" | "off";
+                /** @description Id or name of a host on either side */
+                host?: string;
+                /** @description How many items at most */
+                limit?: number;
+                /** @description How many items to leave out */
+                offset?: number;
+                /** @description Text in the name of the machine, of its group or of a host */
+                q?: string;
+                /** @description Field to sort by, - for descending; default: name */
+                sort?: "name" | "-name" | "group" | "-group" | "health" | "-health" | "age" | "-age";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PageProtectedMachine"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "list-channels": {
         parameters: {
             query?: never;
@@ -3182,6 +3717,35 @@ export interface operations {
             };
         };
     };
+    overview: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Overview"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "rotate-key": {
         parameters: {
             query?: never;
@@ -3228,6 +3792,128 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["SecretsStatus"];
                 };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    session: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "sign-in": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Credentials"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "sign-out": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "change-password": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PasswordChange"];
+            };
+        };
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Error */
             default: {
@@ -3386,6 +4072,363 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Certificate"];
                 };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    setup: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Setup"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "set-up": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SetupSpec"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "sign-in-ways": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignInWays"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-tokens": {
+        parameters: {
+            query?: {
+                /** @description Those of all users; administrators only */
+                all?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Token"][] | null;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "create-token": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TokenSpec"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewToken"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "delete-token": {
+        parameters: {
+            query?: {
+                /** @description Also one of another user; administrators only */
+                all?: boolean;
+            };
+            header?: never;
+            path: {
+                /** @description Id of the token */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-users": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["User"][] | null;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "create-user": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UserSpec"];
+            };
+        };
+        responses: {
+            /** @description Created */
+            201: {
+                headers: {
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["User"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "get-user": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the user */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["User"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "update-user": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description Id or name of the user */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UserEdit"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["User"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "delete-user": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the user */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description No Content */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Error */
             default: {

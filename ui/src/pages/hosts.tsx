@@ -35,7 +35,7 @@ export function Hosts() {
     <Page title={t('nav.hosts')} lead={t('hosts.lead')} actions={hosts.data?.length ? add : undefined}>
       <Answer query={hosts}>
         {list => (
-          <DataTable flat label={t('nav.hosts')} rows={allRows(list ?? [])} columns={columns} rowKey={h => h.id}
+          <DataTable flat label={t('nav.hosts')} rows={allRows(list)} columns={columns} rowKey={h => h.id}
             empty={<Empty title={t('hosts.none')} icon={ServerIcon} action={add}>{t('hosts.noneHint')}</Empty>} />
         )}
       </Answer>
@@ -180,7 +180,7 @@ function Networks({ host }: { host: Host }) {
     { title: t('network.kind'), cell: n => n.kind },
     { title: t('network.isolated'), cell: n => t(n.isolated ? 'common.yes' : 'common.no') },
   ]
-  return <Answer query={useInventory(host)}>{i => <DataTable flat label={t('hosts.tab.networks')} rows={allRows(i.networks ?? [])} columns={columns} rowKey={n => n.name} />}</Answer>
+  return <Answer query={useInventory(host)}>{i => <DataTable flat label={t('hosts.tab.networks')} rows={allRows(i.networks)} columns={columns} rowKey={n => n.name} />}</Answer>
 }
 
 function Storages({ host }: { host: Host }) {
@@ -190,7 +190,7 @@ function Storages({ host }: { host: Host }) {
     { title: t('storage.path'), cell: s => <code className="wrap">{s.path}</code> },
     { title: t('storage.use'), cell: s => <StorageBar free={s.free} total={s.total} label={s.name} />, width: 40 },
   ]
-  return <Answer query={useInventory(host)}>{i => <DataTable flat label={t('hosts.tab.storage')} rows={allRows(i.storage ?? [])} columns={columns} rowKey={s => s.name} />}</Answer>
+  return <Answer query={useInventory(host)}>{i => <DataTable flat label={t('hosts.tab.storage')} rows={allRows(i.storage)} columns={columns} rowKey={s => s.name} />}</Answer>
 }
 
 /** How full a storage is; below a tenth of free room it warns, as the alert does. */

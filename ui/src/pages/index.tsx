@@ -7,13 +7,17 @@ const page = (load: () => Promise<ComponentType>) => lazy(async () => ({ default
 export interface Route {
   path: string
   need: Role
+  /** Not for those who may only see some groups. */
+  whole?: boolean
   page: LazyExoticComponent<ComponentType>
   /** Key of its words below "nav"; without one it is reached from other pages only. */
-  nav?: 'overview' | 'hosts'
+  nav?: 'overview' | 'hosts' | 'alerts'
 }
 
 export const routes: Route[] = [
-  { path: '/hosts', need: 'viewer', page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },
+  { path: '/overview', need: 'viewer', page: page(() => import('./overview').then(m => m.OverviewPage)), nav: 'overview' },
+  { path: '/alerts', need: 'viewer', page: page(() => import('./alerts').then(m => m.Alerts)), nav: 'alerts' },
+  { path: '/hosts', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },
   { path: '/hosts/new', need: 'administrator', page: page(() => import('./host-form').then(m => m.AddHost)) },
-  { path: '/hosts/:id', need: 'viewer', page: page(() => import('./hosts').then(m => m.HostPage)) },
+  { path: '/hosts/:id', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.HostPage)) },
 ]

@@ -30,7 +30,7 @@ export interface Rows<T> {
   retry?: () => void
 }
 
-export const allRows = <T,>(items: T[]): Rows<T> => ({ total: items.length, row: i => items[i] })
+export const allRows = <T,>(items: T[] | null | undefined): Rows<T> => ({ total: items?.length ?? 0, row: i => items?.[i] })
 
 interface Page<T> {
   items: T[] | null

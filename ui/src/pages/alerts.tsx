@@ -1,0 +1,28 @@
+// Alerts: what is wrong now and needs a person, the worst first.
+import CheckCircleIcon from '@patternfly/react-icons/dist/esm/icons/check-circle-icon'
+import { useTranslation } from 'react-i18next'
+import { Link } from 'react-router-dom'
+import { api } from '../api/client'
+import type { ActiveAlert } from '../api/schema'
+import { SeverityLabel } from '../parts/labels'
+import { Answer, Empty, Page, sentence } from '../parts/page'
+import { allRows, DataTable, type Column } from '../parts/table'
+import { Age } from '../parts/values'
+
+export function Alerts() {
+  const { t } = useTranslation()
+  const alerts = api.useQuery('get', '/alerts')
+  const columns: Column<ActiveAlert>[] = [
+    { title: t('alerts.severity'), cell: a => <SeverityLabel severity={a.severity} />, width: 15 },
+    { title: t('alerts.about'), cell: a => (a.group ? <Link to={`/groups/${a.group}`}>{a.groupName}</Link> : <Link to={`/hosts/${a.host}`}>{a.hostName}</Link>), width: 15 },
+    { title: t('alerts.message'), cell: a => <><strong>{sentence(a.message)}</strong>{a.hint && <p>{a.hint}</p>}</> },
+    { title: t('alerts.since'), cell: a => <Age since={a.since} />, width: 15 },
+  ]
+  return (
+    <Page title={t('nav.alerts')} lead={t('alerts.lead')}>
+      <Answer query={alerts}>
+        {list => <DataTable label={t('nav.alerts')} rows={allRows(list)} columns={columns} rowKey={a => a.id} empty={<Empty title={t('alerts.none')} icon={CheckCircleIcon} />} />}
+      </Answer>
+    </Page>
+  )
+}
