@@ -38,7 +38,8 @@ func (a *appliance) watch(ctx context.Context, group string, window time.Duratio
 		return nil, err
 	}
 	go func() { _, _ = a.get(ctx, web, "events") }() // a console that is open; ends with ctx
-	lists := []string{"groups", "jobs", "jobs?limit=1000", "groups/" + group + "/points", "hosts"}
+	lists := []string{"groups", "jobs", "jobs?limit=1000", "jobs?state=active", "groups/" + group + "/points", "hosts", "overview", "machines",
+		"machines?limit=1000&sort=-age", "machines?q=99", "groups?sort=-health", "alerts", "history", "groups/" + group + "/history"}
 	for _, list := range lists {
 		if _, err := a.get(ctx, web, list); err != nil { // connect
 			return nil, err

@@ -171,6 +171,7 @@ func (f *appliance) CreateGroup(_ context.Context, spec api.GroupSpec) (api.Grou
 func (f *appliance) ListGroups(_ context.Context, q api.GroupQuery) (api.Page[api.Group], error) {
 	fresh := someGroup()
 	fresh.Name, fresh.State, fresh.RPO, fresh.Points = "mail", api.StateMirroring, api.RPOStatus{}, 0
+	fresh.Health, fresh.HealthReason, fresh.Tested, fresh.TestFreshness = api.HealthOff, "it is paused", nil, api.TestNever
 	fresh.Reversed, fresh.Paused, fresh.Problem = true, true, "host kvm2 cannot be reached"
 	split := splitGroup()
 	return api.PageOf([]api.Group{f.group, fresh, split}, q.Paging), f.err

@@ -23,11 +23,11 @@ func (a *app) groups() *cobra.Command {
 				return err
 			}
 			return a.show(groups, func(w io.Writer) {
-				t := newTable(w, "NAME", "STATE", "FROM", "TO", "MACHINES", "POINTS", "RPO", "AGE", "MET", "PROBLEM")
+				t := newTable(w, "NAME", "STATE", "FROM", "TO", "MACHINES", "POINTS", "RPO", "AGE", "HEALTH", "PROBLEM")
 				for _, g := range groups {
 					from, to := sides(g)
 					t.row(g.Name, stateOf(g), from, to, len(g.Machines), g.Points, seconds(float64(g.Policy.RPOSeconds)),
-						newestAge(g), yesNo(g.RPO.Met), trouble(g))
+						newestAge(g), g.Health, trouble(g))
 				}
 				t.flush()
 			})
@@ -44,6 +44,7 @@ func (a *app) groups() *cobra.Command {
 		a.groupPreflight(),
 		a.groupPlan(),
 		a.pointList("points GROUP"),
+		a.groupHistory(),
 		a.schedule("pause GROUP", "Stop the schedule", (*client.Client).Pause),
 		a.schedule("resume GROUP", "Start the schedule again", (*client.Client).Resume),
 		a.order("sync GROUP", "Run a cycle now", (*client.Client).SyncNow),
@@ -136,7 +137,7 @@ func (a *app) showGroup(g api.Group) error {
 		facts(w, append([]string{
 			"name", g.Name, "id", g.ID, "state", stateOf(g), "from", from, "to", to, "storage", g.Storage,
 			"networks", networkText(g.Networks), "points", strconv.Itoa(g.Points),
-			"newest", newestText(g), "job", g.Job, "problem", g.Problem, "hint", g.Hint,
+			"newest", newestText(g), "health", healthText(g), "tested", testedText(g), "job", g.Job, "problem", g.Problem, "hint", g.Hint,
 			"created", stamp(g.Created), "revision", strconv.FormatInt(g.Revision, 10),
 		}, policyFacts(g.Policy)...)...)
 		fmt.Fprintln(w)
@@ -173,7 +174,8 @@ func trouble(g api.Group) string {
 }
 
 // severity orders alerts by what waiting costs.
-var severity = []string{api.AlertSplitBrain, api.AlertDiverged, api.AlertStray, api.AlertMismatch}
+var severity = []string{api.AlertSplitBrain, api.AlertDiverged, api.AlertStray, api.AlertMismatch, api.AlertRPOMissed,
+	api.AlertCycleFailing}
 
 // worstFirst leaves alerts that weigh the same in their order, oldest first. Those that this version does not know come last.
 func worstFirst(alerts []api.Alert) []api.Alert {
@@ -219,6 +221,20 @@ func stateOf(g api.Group) string {
 		state += ", reversed"
 	}
 	return state
+}
+
+func healthText(g api.Group) string {
+	if g.HealthReason == "" {
+		return string(g.Health)
+	}
+	return fmt.Sprintf("%s: %s", g.Health, g.HealthReason)
+}
+
+func testedText(g api.Group) string {
+	if g.Tested == nil {
+		return string(g.TestFreshness)
+	}
+	return fmt.Sprintf("%s: the last test that passed ended %s", g.TestFreshness, stamp(*g.Tested))
 }
 
 func newestAge(g api.Group) string {

@@ -113,18 +113,19 @@ func abilities(c api.Capabilities) string {
 }
 
 func (a *app) machines() *cobra.Command {
-	return family("machines", "Look at the machines of a host",
-		a.command("list HOST", "List the machines that a host has now", 1, func(ctx context.Context, c *client.Client, args []string) error {
-			inv, err := c.Inventory(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			machines := inv.Machines
-			if machines == nil {
-				machines = []api.Machine{}
-			}
-			return a.show(machines, func(w io.Writer) { writeMachines(w, machines) })
-		}))
+	return family("machines", "Look at protected machines, and at those of a host", a.machineList())
+}
+
+func (a *app) hostMachines(ctx context.Context, c *client.Client, host string) error {
+	inv, err := c.Inventory(ctx, host)
+	if err != nil {
+		return err
+	}
+	machines := inv.Machines
+	if machines == nil {
+		machines = []api.Machine{}
+	}
+	return a.show(machines, func(w io.Writer) { writeMachines(w, machines) })
 }
 
 func writeMachines(w io.Writer, machines []api.Machine) {
