@@ -92,3 +92,42 @@ func FuzzCalendar(f *testing.F) {
 		require.NoError(t, back.Validate())
 	})
 }
+
+// FuzzGroupEdit validates what somebody may send: what is refused says of which field, what is accepted names each machine
+// once and would be accepted in a group.
+func FuzzGroupEdit(f *testing.F) {
+	for _, s := range []string{
+		`{"policy":{"rpoSeconds":60},"machines":[{"vm":"web","checks":[{"kind":"agent"}]},{"vm":"db"}]}`,
+		`{"policy":{"rpoSeconds":60,"windows":[{"days":["fri"],"from":"22:00","to":"04:00"}],"timeZone":"Europe/Paris"},"machines":[{"vm":"a"},{"vm":"a"}]}`,
+		`{"machines":[{}]}`, `null`, `{"policy":{"rpoSeconds":60},"machines":[{"vm":" "}]}`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var e api.GroupEdit
+		if json.Unmarshal([]byte(text), &e) != nil {
+			return
+		}
+		if err := e.Validate(); err != nil {
+			require.NotEmpty(t, fieldOf(t, err))
+			return
+		}
+		spec := api.GroupSpec{Name: "x", SourceHost: "a", TargetHost: "b", Policy: e.Policy, Machines: []api.GroupMachine{{VM: "other\x00"}}}
+		for _, m := range e.Machines {
+			spec.Machines = append(spec.Machines, api.GroupMachine{VM: m.VM, Checks: m.Checks})
+		}
+		require.NoError(t, spec.Validate())
+	})
+}
+
+// All that is wrong with a group is told at once, and Validate says the first of it.
+func TestFaults(t *testing.T) {
+	s := api.GroupSpec{Machines: []api.GroupMachine{{VM: "a", CPUs: -1}, {VM: "a"}, {VM: "b", Checks: []api.Check{{Kind: "ping"}}}},
+		Networks: []api.NetworkMap{{}}, Policy: api.Policy{RPOSeconds: 1}}
+	var fields []string
+	for _, err := range s.Faults() {
+		fields = append(fields, fieldOf(t, err))
+	}
+	require.Equal(t, []string{"sourceHost", "targetHost", "machines[0].cpus", "machines[1].vm", "machines[2].checks[0].kind", "networks[0].from", "policy.rpoSeconds"}, fields)
+	require.Equal(t, "sourceHost", fieldOf(t, s.Validate()))
+}

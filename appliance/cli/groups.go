@@ -262,11 +262,3 @@ func networkText(maps []api.NetworkMap) string {
 	}
 	return strings.Join(texts, ", ")
 }
-
-func memberNames(g api.Group) string {
-	names := make([]string, len(g.Members))
-	for i, m := range g.Members {
-		names[i] = m.Name
-	}
-	return strings.Join(names, ", ")
-}

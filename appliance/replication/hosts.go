@@ -35,6 +35,9 @@ func (e *Engine) register(p *endpoint) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, other := range e.hosts {
+		if other.Name == p.Name {
+			return nameInUse(p.Name)
+		}
 		if other.Identity == p.Identity {
 			return knownAlready(other)
 		}

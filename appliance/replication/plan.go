@@ -93,6 +93,9 @@ func (p *plan) describe() {
 	}
 }
 
+// isolated is what a plan calls the network of a test, which has no name before it is made.
+const isolated = "isolated"
+
 func (p *plan) machine(i int) api.PlanMachine {
 	m := api.PlanMachine{Name: p.g.Members[i].Name, From: p.From, To: p.To, Networks: []api.NetworkMap{},
 		Source: p.sight.source.vms[i].state(), Replica: p.sight.target.vms[i].state()}
@@ -103,7 +106,7 @@ func (p *plan) machine(i int) api.PlanMachine {
 		from := p.network(i, nic.MAC)
 		to := nic.Network
 		if p.w.order == protection.OrderTest {
-			from, to = nic.Network, bubble(p.w.work.Run)
+			from, to = nic.Network, isolated
 		}
 		m.Networks = append(m.Networks, api.NetworkMap{From: from, To: to})
 	}
