@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: help deps receivers ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: deb help deps receivers ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ receivers: deps ## install the Debian packages of the receivers that notificatio
 
 build: deps ui ## build bin/understudy
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/understudy ./appliance
+
+deb: build ## bin/understudy.deb, a Debian package of the appliance
+	appliance/debian/build.sh bin/understudy '$(VERSION)' bin/understudy.deb
 
 demo: build ## protect, test, fail over and back between two real hosts; HEADLESS=1 ends by itself
 	@go build -o bin/demo ./appliance/demo

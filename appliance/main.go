@@ -19,7 +19,7 @@ func main() {
 	defer stop()
 	root := cli.New(os.Stdout, os.Stderr, os.Stdin, offline)
 	root.Version = version
-	root.AddCommand(serveCommand(serveOptions{}))
+	root.AddCommand(serveCommand(serveOptions{}), manualCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(cli.ExitCode(err))

@@ -130,6 +130,10 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	go figures.Run(ctx)
 	operate := runs{o, db, engine, secrets, certificates, figures, logs}.support()
 	parts := server.Parts{Service: engine, Access: people, Operation: operate, Notifications: notifier}
+	manager := systemd{os.Getenv("NOTIFY_SOCKET")}
+	manager.tell("READY=1") // connections wait for Serve from here on
+	defer manager.tell("STOPPING=1")
+	go manager.watchdog(ctx, engine.Scheduling)
 	return server.Serve(ctx, listener, server.New(parts, server.Options{Token: token, Log: log, Version: version,
 		Metrics: figures.Handler(), Observe: figures.Observe}), certificates)
 }

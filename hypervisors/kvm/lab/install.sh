@@ -10,7 +10,7 @@ packages="
 	openssh-server openssh-client
 	syslinux syslinux-common mtools fdisk e2fsprogs strace
 	libglib2.0-0 libnuma1 libudev1 liburing2
-	ca-certificates
+	ca-certificates systemd
 	$*
 "
 
