@@ -7,7 +7,7 @@ import BarsIcon from '@patternfly/react-icons/dist/esm/icons/bars-icon'
 import UserIcon from '@patternfly/react-icons/dist/esm/icons/user-icon'
 import { Suspense, useEffect, useState } from 'react'
 import { useTranslation } from 'react-i18next'
-import { Link, Navigate, Route, Routes, useLocation } from 'react-router-dom'
+import { Link, Navigate, Route, Routes, useLocation, useNavigate } from 'react-router-dom'
 import { client, queries } from './api/client'
 import { Cache, listen, type Connection } from './api/events'
 import { routes } from './pages'
@@ -82,11 +82,13 @@ function Head() {
 function UserMenu() {
   const { t } = useTranslation()
   const { user } = useMe()
+  const go = useNavigate()
   const [open, setOpen] = useState(false)
   return (
     <Dropdown isOpen={open} onOpenChange={setOpen} onSelect={() => setOpen(false)} popperProps={{ position: 'right' }}
       toggle={ref => <MenuToggle ref={ref} variant="plainText" icon={<UserIcon />} isExpanded={open} onClick={() => setOpen(!open)}>{user.fullName || user.name}</MenuToggle>}>
       <DropdownList>
+        <DropdownItem key="account" onClick={() => void go('/account')}>{t('account.title')}</DropdownItem>
         <DropdownItem key="out" onClick={() => void signOut()}>{t('app.signOut')}</DropdownItem>
       </DropdownList>
     </Dropdown>

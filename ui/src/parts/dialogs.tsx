@@ -4,6 +4,7 @@ import {
 } from '@patternfly/react-core'
 import { createContext, useCallback, useContext, useId, useState, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
+import { ProblemForm } from './forms'
 import { ProblemAlert } from './page'
 
 interface ConfirmProps {
@@ -61,6 +62,35 @@ export function Confirm({ title, confirm, danger, typed, understood, disabled, w
       <ModalFooter>
         <Button variant={danger ? 'danger' : 'primary'} isDisabled={!ready || busy} isLoading={busy} onClick={() => void go()}>{confirm}</Button>
         <Button variant="link" isDisabled={busy} onClick={onClose}>{t('common.cancel')}</Button>
+      </ModalFooter>
+    </Modal>
+  )
+}
+
+interface FormDialogProps {
+  title: string
+  /** What the button says. */
+  submit: string
+  error: unknown
+  busy: boolean
+  disabled?: boolean
+  wide?: boolean
+  children: ReactNode
+  onSubmit: () => void
+  onClose: () => void
+}
+
+/** A form in a dialog. It closes when its owner takes it away. */
+export function FormDialog({ title, submit, error, busy, disabled, wide, children, onSubmit, onClose }: FormDialogProps) {
+  const { t } = useTranslation()
+  const id = useId()
+  return (
+    <Modal isOpen variant={wide ? 'medium' : 'small'} onClose={onClose} aria-labelledby={id}>
+      <ModalHeader title={title} labelId={id} />
+      <ModalBody><ProblemForm id={`${id}-form`} error={error} onSubmit={onSubmit}>{children}</ProblemForm></ModalBody>
+      <ModalFooter>
+        <Button type="submit" form={`${id}-form`} isLoading={busy} isDisabled={busy || disabled}>{submit}</Button>
+        <Button variant="link" onClick={onClose}>{t('common.cancel')}</Button>
       </ModalFooter>
     </Modal>
   )

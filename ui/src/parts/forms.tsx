@@ -1,6 +1,6 @@
 // Fields of forms. What the appliance finds wrong with a field is shown at that field, everything else above the form.
 import {
-  Alert, Button, Checkbox, Form, FormGroup, FormHelperText, FormSelect, FormSelectOption, HelperText, HelperTextItem, NumberInput, TextArea, TextInput,
+  Alert, Button, Checkbox, Form, Label, LabelGroup, SearchInput, FormGroup, FormHelperText, FormSelect, FormSelectOption, HelperText, HelperTextItem, NumberInput, TextArea, TextInput,
 } from '@patternfly/react-core'
 import { createContext, useContext, useEffect, useId, useRef, useState, type FormEvent, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
@@ -193,4 +193,43 @@ export function Conflict<T extends Revised>({ edit, names }: { edit: ReturnType<
       </table>
     </Alert>
   )
+}
+
+interface ChoiceProps extends FieldProps {
+  /** Ids that are chosen; none means all. */
+  value: string[]
+  onChange: (ids: string[]) => void
+  /** What is offered for a text. */
+  useOptions: (q: string) => { id: string; name: string }[]
+  useName: (id: string) => string | undefined
+  /** Said while none is chosen. */
+  all: string
+}
+
+/** Chooses some of very many: what is chosen, and a search for more. */
+export function ManyField({ value, onChange, useOptions, useName, all, ...field }: ChoiceProps) {
+  const [q, setQ] = useState('')
+  const options = useOptions(q).filter(o => !value.includes(o.id))
+  return (
+    <Field {...field}>
+      {({ id, 'aria-describedby': hint }) => (
+        <div className="many">
+          {value.length === 0 ? <p>{all}</p> : (
+            <LabelGroup numLabels={20} aria-label={field.label}>
+              {value.map(v => <Chosen key={v} id={v} useName={useName} onClose={() => onChange(value.filter(o => o !== v))} />)}
+            </LabelGroup>
+          )}
+          <SearchInput id={id} aria-describedby={hint} aria-label={field.label} value={q} onChange={(_, v) => setQ(v)} onClear={() => setQ('')} />
+          <div className="many-options">
+            {options.map(o => <Button key={o.id} variant="link" size="sm" onClick={() => onChange([...value, o.id])}>+ {o.name}</Button>)}
+          </div>
+        </div>
+      )}
+    </Field>
+  )
+}
+
+const Chosen = ({ id, useName, onClose }: { id: string; useName: (id: string) => string | undefined; onClose: () => void }) => {
+  const name = useName(id) ?? id
+  return <Label onClose={onClose} closeBtnAriaLabel={`− ${name}`}>{name}</Label>
 }

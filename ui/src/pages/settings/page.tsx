@@ -1,0 +1,21 @@
+// Settings: one tab for each thing that an administrator sets up once.
+import { useTranslation } from 'react-i18next'
+import { Page, PageTabs } from '../../parts/page'
+import { Bandwidth } from './bandwidth'
+import { CertificateSettings } from './certificate'
+import { Notifications } from './notifications'
+import { Users } from './users'
+
+export function Settings() {
+  const { t } = useTranslation()
+  return (
+    <Page title={t('nav.settings')}>
+      <PageTabs label={t('nav.settings')} tabs={[
+        { key: 'users', title: t('settings.users'), content: () => <Users /> },
+        { key: 'notifications', title: t('settings.notifications'), content: () => <Notifications /> },
+        { key: 'bandwidth', title: t('settings.bandwidth'), content: () => <Bandwidth /> },
+        { key: 'certificate', title: t('settings.certificate'), content: () => <CertificateSettings /> },
+      ]} />
+    </Page>
+  )
+}
