@@ -38,6 +38,60 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/audit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List what was changed and tried, newest first */
+        get: operations["list-audit"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/audit/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Give the audit log, oldest first
+         * @description One entry in JSON on each line. Each holds the hash of the one before, so that a change is found: `understudy audit verify`.
+         */
+        get: operations["export-audit"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/backup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Write the configuration down, encrypted */
+        post: operations["backup"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/events": {
         parameters: {
             query?: never;
@@ -85,7 +139,8 @@ export interface paths {
         };
         /** Show a group */
         get: operations["get-group"];
-        put?: never;
+        /** Change what can be changed of a group */
+        put: operations["update-group"];
         post?: never;
         /** End protection */
         delete: operations["remove-group"];
@@ -173,6 +228,23 @@ export interface paths {
         put?: never;
         /** Turn machines off that run although they must not */
         post: operations["fence"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/groups/{id}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show what happened to a group */
+        get: operations["group-history"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -366,6 +438,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show what happened to all groups together */
+        get: operations["history"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/hosts": {
         parameters: {
             query?: never;
@@ -393,7 +482,8 @@ export interface paths {
         };
         /** Show a host */
         get: operations["get-host"];
-        put?: never;
+        /** Change name, address and bounds of a host */
+        put: operations["update-host"];
         post?: never;
         /** Disconnect a host that no group uses */
         delete: operations["remove-host"];
@@ -430,6 +520,23 @@ export interface paths {
         get: operations["inventory"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/hosts/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Try a host before it is added, reading only */
+        post: operations["test-host"];
         delete?: never;
         options?: never;
         head?: never;
@@ -661,6 +768,40 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/preflight": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Tell all that stands against a group before it is made */
+        post: operations["preflight"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/restore": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Bring a backup of the configuration back at the next start */
+        post: operations["restore"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/rotate-key": {
         parameters: {
             query?: never;
@@ -803,6 +944,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/support-bundle": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Collect what helps to find a fault, without secrets */
+        post: operations["support-bundle"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/tokens": {
         parameters: {
             query?: never;
@@ -909,10 +1067,61 @@ export interface components {
             /** @description What to do about it */
             hint?: string;
             /** @enum {string} */
-            kind: "mismatch" | "split-brain" | "diverged" | "stray" | "rpo-missed" | "cycle-failing" | "host-down" | "storage-low";
+            kind: "mismatch" | "split-brain" | "diverged" | "stray" | "restored" | "rpo-missed" | "cycle-failing" | "host-down" | "storage-low";
             message: string;
             /** Format: date-time */
             since: string;
+        };
+        AuditEntry: {
+            /** @description Id of the operation, such as failover */
+            action: string;
+            /** @description What was asked for */
+            after?: unknown;
+            /** @description What was there */
+            before?: unknown;
+            /** @description Id of the group that this belongs to */
+            group?: string;
+            /** @description SHA-256 over the hash of the entry before, a line break, and this entry as JSON with an empty hash */
+            hash: string;
+            /**
+             * Format: int64
+             * @description Ascending without gaps
+             */
+            id: number;
+            /** @description The job that does it */
+            job?: string;
+            /** @description Why it was refused or failed; how many attempts of strangers were left out before */
+            message?: string;
+            /**
+             * @description How the user had proved who it is
+             * @enum {string}
+             */
+            method: "local" | "session" | "token" | "none";
+            /** @enum {string} */
+            outcome: "done" | "refused" | "failed" | "unknown";
+            /** @description Address it came from */
+            source: string;
+            /**
+             * Format: int64
+             * @description HTTP status of the answer; 0 where there was none
+             */
+            status: number;
+            /** @description What it was done to */
+            subject?: string;
+            /**
+             * Format: date-time
+             * @description When it was asked for
+             */
+            time: string;
+            /** @description Name of who did it; empty: nobody that is known */
+            user: string;
+        };
+        BackupOrder: {
+            /**
+             * Format: password
+             * @description Encrypts the backup. Without it nobody can read it, you neither
+             */
+            passphrase: string;
         };
         BandwidthCalendar: {
             /**
@@ -1222,6 +1431,10 @@ export interface components {
             /** @description The running verification, or the last one */
             verification?: components["schemas"]["Verification"];
         };
+        GroupEdit: {
+            machines?: components["schemas"]["MachineEdit"][] | null;
+            policy: components["schemas"]["Policy"];
+        };
         GroupMachine: {
             /** @description What must answer before a start counts as passed */
             checks?: components["schemas"]["Check"][] | null;
@@ -1276,6 +1489,9 @@ export interface components {
             /** Format: int64 */
             off: number;
         };
+        History: {
+            samples: components["schemas"]["Sample"][];
+        };
         Host: {
             capabilities: components["schemas"]["Capabilities"];
             connected: boolean;
@@ -1292,6 +1508,11 @@ export interface components {
             /** @description Why it is not connected */
             problem?: string;
             product: string;
+            /**
+             * Format: int64
+             * @description For If-Match
+             */
+            revision: number;
             /**
              * @description Where the host is
              * @example qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts
@@ -1318,6 +1539,20 @@ export interface components {
              * @example qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts
              */
             uri: string;
+        };
+        HostTest: {
+            capabilities: components["schemas"]["Capabilities"];
+            checks: components["schemas"]["DoctorCheck"][] | null;
+            /** @description What to do about it */
+            hint?: string;
+            identity?: string;
+            /** @description Name of the host that this is already */
+            known?: string;
+            /** @description Why it cannot be added */
+            problem?: string;
+            product?: string;
+            reachable: boolean;
+            version?: string;
         };
         Inventory: {
             machines: components["schemas"]["Machine"][] | null;
@@ -1380,6 +1615,11 @@ export interface components {
             state: "off" | "running" | "paused";
             warnings?: string[] | null;
         };
+        MachineEdit: {
+            checks?: components["schemas"]["Check"][] | null;
+            /** @description As in the group's specification, or the machine's name or id */
+            vm: string;
+        };
         Me: {
             /** @description For the header X-CSRF-Token of everything but GET, in a session */
             csrf?: string;
@@ -1441,6 +1681,14 @@ export interface components {
             storage: components["schemas"]["StorageUse"][];
             /** @description Groups by freshness of their test failovers */
             tests: components["schemas"]["TestCount"];
+        };
+        PageAuditEntry: {
+            items: components["schemas"]["AuditEntry"][];
+            /**
+             * Format: int64
+             * @description How many there are in all, with these filters
+             */
+            total: number;
         };
         PageDelivery: {
             items: components["schemas"]["Delivery"][];
@@ -1638,6 +1886,27 @@ export interface components {
             /** @description When the schedule starts cycles; empty means always */
             windows?: components["schemas"]["Window"][] | null;
         };
+        Preflight: {
+            /**
+             * Format: int64
+             * @description Size of all disks that will be copied at first
+             */
+            bytes: number;
+            checks: components["schemas"]["PreflightCheck"][] | null;
+            /** @description No check is an error */
+            ready: boolean;
+        };
+        PreflightCheck: {
+            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth */
+            code: string;
+            /** @description Of the specification, such as machines[0].vm */
+            field?: string;
+            hint?: string;
+            /** @enum {string} */
+            level: "ok" | "warning" | "error";
+            machine?: string;
+            message: string;
+        };
         Problem: {
             /**
              * @description What happened, for programs
@@ -1701,6 +1970,37 @@ export interface components {
             /** Format: int64 */
             offset: number;
         };
+        Restoration: {
+            /** @description Identity that the appliance will have */
+            appliance: string;
+            /**
+             * Format: int64
+             * @description They come back paused
+             */
+            groups: number;
+            /** Format: int64 */
+            hosts: number;
+            /**
+             * Format: date-time
+             * @description When the backup was made
+             */
+            made: string;
+            /** @description It takes effect when the appliance is started again */
+            restart: boolean;
+            /** Format: int64 */
+            secrets: number;
+            /** Format: int64 */
+            users: number;
+            /** @description Of the appliance that made it */
+            version: string;
+            warnings?: string[] | null;
+        };
+        RestoreOrder: {
+            /** @description The backup, in base64 */
+            data: string;
+            /** Format: password */
+            passphrase: string;
+        };
         RetentionTier: {
             /**
              * Format: int64
@@ -1762,6 +2062,37 @@ export interface components {
              */
             minSeverity?: "info" | "warning" | "critical";
             name: string;
+        };
+        Sample: {
+            /** Format: int64 */
+            bytesRead: number;
+            /** Format: int64 */
+            bytesWritten: number;
+            /**
+             * Format: int64
+             * @description Points that were made
+             */
+            cycles: number;
+            /**
+             * Format: int64
+             * @description Cycles that failed
+             */
+            failed: number;
+            /**
+             * Format: int64
+             * @description Length of the slot: 300 in the last 48 hours, 3600 before
+             */
+            seconds: number;
+            /**
+             * Format: date-time
+             * @description Start of the slot
+             */
+            time: string;
+            /**
+             * Format: double
+             * @description Largest age of the newest point, seconds
+             */
+            worstAge: number;
         };
         SecretsStatus: {
             hint?: string;
@@ -2107,6 +2438,8 @@ export interface components {
 export type About = components['schemas']['About'];
 export type ActiveAlert = components['schemas']['ActiveAlert'];
 export type Alert = components['schemas']['Alert'];
+export type AuditEntry = components['schemas']['AuditEntry'];
+export type BackupOrder = components['schemas']['BackupOrder'];
 export type BandwidthCalendar = components['schemas']['BandwidthCalendar'];
 export type BandwidthRule = components['schemas']['BandwidthRule'];
 export type Capabilities = components['schemas']['Capabilities'];
@@ -2126,23 +2459,28 @@ export type EmailChannel = components['schemas']['EmailChannel'];
 export type Event = components['schemas']['Event'];
 export type FailoverOrder = components['schemas']['FailoverOrder'];
 export type Group = components['schemas']['Group'];
+export type GroupEdit = components['schemas']['GroupEdit'];
 export type GroupMachine = components['schemas']['GroupMachine'];
 export type GroupMember = components['schemas']['GroupMember'];
 export type GroupSpec = components['schemas']['GroupSpec'];
 export type HealthCount = components['schemas']['HealthCount'];
+export type History = components['schemas']['History'];
 export type Host = components['schemas']['Host'];
 export type HostCount = components['schemas']['HostCount'];
 export type HostSpec = components['schemas']['HostSpec'];
+export type HostTest = components['schemas']['HostTest'];
 export type Inventory = components['schemas']['Inventory'];
 export type Job = components['schemas']['Job'];
 export type JobStep = components['schemas']['JobStep'];
 export type Machine = components['schemas']['Machine'];
+export type MachineEdit = components['schemas']['MachineEdit'];
 export type Me = components['schemas']['Me'];
 export type Network = components['schemas']['Network'];
 export type NetworkMap = components['schemas']['NetworkMap'];
 export type NewToken = components['schemas']['NewToken'];
 export type Nic = components['schemas']['NIC'];
 export type Overview = components['schemas']['Overview'];
+export type PageAuditEntry = components['schemas']['PageAuditEntry'];
 export type PageDelivery = components['schemas']['PageDelivery'];
 export type PageGroup = components['schemas']['PageGroup'];
 export type PageJob = components['schemas']['PageJob'];
@@ -2157,15 +2495,20 @@ export type Point = components['schemas']['Point'];
 export type PointDisk = components['schemas']['PointDisk'];
 export type PointMachine = components['schemas']['PointMachine'];
 export type Policy = components['schemas']['Policy'];
+export type Preflight = components['schemas']['Preflight'];
+export type PreflightCheck = components['schemas']['PreflightCheck'];
 export type Problem = components['schemas']['Problem'];
 export type Progress = components['schemas']['Progress'];
 export type ProtectedMachine = components['schemas']['ProtectedMachine'];
 export type Provider = components['schemas']['Provider'];
 export type Range = components['schemas']['Range'];
+export type Restoration = components['schemas']['Restoration'];
+export type RestoreOrder = components['schemas']['RestoreOrder'];
 export type RetentionTier = components['schemas']['RetentionTier'];
 export type RpoStatus = components['schemas']['RPOStatus'];
 export type Rule = components['schemas']['Rule'];
 export type RuleSpec = components['schemas']['RuleSpec'];
+export type Sample = components['schemas']['Sample'];
 export type SecretsStatus = components['schemas']['SecretsStatus'];
 export type Setup = components['schemas']['Setup'];
 export type SetupSpec = components['schemas']['SetupSpec'];
@@ -2237,6 +2580,119 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ActiveAlert"][] | null;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-audit": {
+        parameters: {
+            query?: {
+                /** @description Id of an operation */
+                action?: string;
+                /** @description Not before */
+                from?: string;
+                /** @description At most so many */
+                limit?: number;
+                /** @description How many to pass over */
+                offset?: number;
+                /** @description Text that an entry has anywhere; capitals do not matter */
+                q?: string;
+                /** @description Before */
+                to?: string;
+                /** @description Name of who did it */
+                user?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PageAuditEntry"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "export-audit": {
+        parameters: {
+            query?: {
+                /** @description Not before */
+                from?: string;
+                /** @description Before */
+                to?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Entries */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-ndjson": components["schemas"]["AuditEntry"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    backup: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BackupOrder"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "Content-Disposition"?: string;
+                    "Content-Type"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string;
                 };
             };
             /** @description Error */
@@ -2330,7 +2786,10 @@ export interface operations {
     "create-group": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2394,13 +2853,56 @@ export interface operations {
             };
         };
     };
+    "update-group": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description Id or name of the group */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["GroupEdit"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Group"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "remove-group": {
         parameters: {
             query?: {
                 /** @description Delete the replicas and their points too */
                 deleteReplicas?: boolean;
             };
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2433,7 +2935,10 @@ export interface operations {
     commit: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2466,7 +2971,10 @@ export interface operations {
     "end-test": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2499,7 +3007,10 @@ export interface operations {
     failback: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2532,7 +3043,10 @@ export interface operations {
     failover: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2569,7 +3083,10 @@ export interface operations {
     fence: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2586,6 +3103,41 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "group-history": {
+        parameters: {
+            query?: {
+                /** @description How far back */
+                hours?: number;
+            };
+            header?: never;
+            path: {
+                /** @description Id or name of the group */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
                 };
             };
             /** @description Error */
@@ -2703,7 +3255,10 @@ export interface operations {
     "drop-point": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2778,7 +3333,10 @@ export interface operations {
     reprotect: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2844,7 +3402,10 @@ export interface operations {
     rollback: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2877,7 +3438,10 @@ export interface operations {
     sync: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2910,7 +3474,10 @@ export interface operations {
     test: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2947,7 +3514,10 @@ export interface operations {
     verify: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id or name of the group */
                 id: string;
@@ -2964,6 +3534,38 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    history: {
+        parameters: {
+            query?: {
+                /** @description How far back */
+                hours?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["History"];
                 };
             };
             /** @description Error */
@@ -3009,7 +3611,10 @@ export interface operations {
     "add-host": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3055,6 +3660,46 @@ export interface operations {
             /** @description OK */
             200: {
                 headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Host"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "update-host": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path: {
+                /** @description Id or name of the host */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["HostSpec"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
                     [name: string]: unknown;
                 };
                 content: {
@@ -3166,6 +3811,39 @@ export interface operations {
             };
         };
     };
+    "test-host": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["HostSpec"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HostTest"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "list-jobs": {
         parameters: {
             query?: {
@@ -3240,7 +3918,10 @@ export interface operations {
     "cancel-job": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the job */
                 id: string;
@@ -3273,7 +3954,10 @@ export interface operations {
     "confirm-job": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path: {
                 /** @description Id of the job */
                 id: string;
@@ -3382,7 +4066,10 @@ export interface operations {
     "create-channel": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3615,7 +4302,10 @@ export interface operations {
     "create-rule": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -3733,6 +4423,72 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Overview"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    preflight: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["GroupSpec"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Preflight"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    restore: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RestoreOrder"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Restoration"];
                 };
             };
             /** @description Error */
@@ -4176,6 +4932,33 @@ export interface operations {
             };
         };
     };
+    "support-bundle": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     "list-tokens": {
         parameters: {
             query?: {
@@ -4307,7 +5090,10 @@ export interface operations {
     "create-user": {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Chosen anew for each order, such as a UUID. When the same one comes again within 24 hours, it is not carried out twice, and the answer is the same */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
