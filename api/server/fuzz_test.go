@@ -17,7 +17,7 @@ import (
 // and what is refused is a problem that says why.
 func FuzzBody(f *testing.F) {
 	r := &recorder{}
-	s := New(Parts{Service: r, Operation: r, Notifications: r, Access: newPeople(f)}, Options{Token: token, Log: slog.New(slog.DiscardHandler)})
+	s := New(allParts(r, newPeople(f)), Options{Token: token, Log: slog.New(slog.DiscardHandler)})
 	f.Cleanup(s.endStreams)
 	var routes []string
 	for _, r := range s.engine.Routes() {

@@ -21,6 +21,11 @@ type recorder struct {
 	events func(ctx context.Context, after uint64) (<-chan api.Event, error)
 }
 
+// allParts is a server of which nothing is missing.
+func allParts(r *recorder, access Access) Parts {
+	return Parts{Service: r, Access: access, Operation: r, Notifications: r}
+}
+
 type call struct {
 	method string
 	args   []any
