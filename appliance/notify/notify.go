@@ -19,7 +19,8 @@
 // # Nothing lost, and hardly anything twice
 //
 // What waits for a channel is in the state before the bus is read on, under the id of its event. After a restart the bus
-// is read from the last id that was dealt with. A message keeps its id in all attempts (Message-ID of mails, webhook-id),
+// is read from the last id that was dealt with. An event that nobody saw before the appliance died is in no log; so each
+// start also compares the alerts that channels know of with those there are. A message keeps its id in all attempts (Message-ID of mails, webhook-id),
 // so that a receiver can tell one that it got twice because its answer was lost.
 package notify
 
@@ -29,8 +30,10 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,9 +63,10 @@ type Secrets interface {
 	Delete(name string) error
 }
 
-// Directory knows the names of groups.
+// Directory knows the names of groups, and what is wrong now.
 type Directory interface {
 	GetGroup(ctx context.Context, id string) (api.Group, error)
+	ListAlerts(ctx context.Context, scope api.Scope) ([]api.ActiveAlert, error)
 }
 
 // Options of a Notifier; all are needed unless they say otherwise.
@@ -159,7 +163,11 @@ func (n *Notifier) Run(names Directory) {
 		n.start(l)
 	}
 	ctx := n.ctx
-	n.done.Go(func() { n.listen(ctx) })
+	n.done.Go(func() {
+		n.replay(ctx)
+		n.catchUp(ctx)
+		n.listen(ctx)
+	})
 }
 
 // Close interrupts what is being sent, which is sent again after the next start, and remembers where the bus was read to.
@@ -189,7 +197,7 @@ func (n *Notifier) listen(ctx context.Context) {
 			continue
 		}
 		if after == 0 {
-			n.fromTheFirst(ctx) // 0 means from now on to the bus
+			n.replay(ctx) // 0 means from now on to the bus
 		}
 		for batch := range together(events) {
 			n.take(ctx, batch)
@@ -220,8 +228,8 @@ func together(events <-chan api.Event) iter.Seq[[]api.Event] {
 	}
 }
 
-// fromTheFirst deals with the events of an appliance that died before any counted as dealt with.
-func (n *Notifier) fromTheFirst(ctx context.Context) {
+// replay deals with what the log has.
+func (n *Notifier) replay(ctx context.Context) {
 	for ctx.Err() == nil {
 		page, err := n.Store.EventsAfter(n.cursor, rememberEvery)
 		n.logged("read events", err)
@@ -262,7 +270,7 @@ func (n *Notifier) take(ctx context.Context, events []api.Event) {
 	c := changes{alerts: map[string]begun{}, forget: map[string]bool{}}
 	for _, f := range all {
 		if f.event > n.cursor && (f.notice.Job == "" || !n.toldOf(f.notice.Job)) {
-			n.tell(&c, f.event, f.notice)
+			n.tell(&c, f.event, 0, f.notice)
 		}
 	}
 	for _, e := range events {
@@ -271,14 +279,48 @@ func (n *Notifier) take(ctx context.Context, events []api.Event) {
 		}
 		n.cursor = max(n.cursor, e.ID)
 	}
+	n.carryOut(&c)
+}
+
+// catchUp tells what the log of events does not: alerts that began or ended in the last moments before a death.
+func (n *Notifier) catchUp(ctx context.Context) {
+	active, err := n.names.ListAlerts(ctx, nil)
+	if err != nil {
+		n.Log.Error("compare alerts with what was told", "error", err)
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := changes{alerts: map[string]begun{}, forget: map[string]bool{}}
+	there, sub := map[string]bool{}, 0
+	for _, a := range active {
+		notice, _ := noticeOfAlert(api.Event{Action: "created", Time: a.Since, Alert: &a})
+		there[notice.ID] = true
+		sub++
+		n.tell(&c, n.cursor, sub, notice)
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.told)) {
+		if b := n.told[id]; !there[id] && b.Notice.ID != "" {
+			sub++
+			b.Notice.State, b.Notice.Time, b.Notice.Hint = stateResolved, n.Clock().UTC(), ""
+			n.tell(&c, n.cursor, sub, b.Notice)
+		}
+	}
+	n.carryOut(&c)
+}
+
+// carryOut keeps changes in their order, and lets the workers look.
+func (n *Notifier) carryOut(c *changes) {
+	var alerts []func() error
 	for id, b := range c.alerts {
-		c.before = append(c.before, func() error { return n.Store.Put(bucketAlerts, id, b) })
+		alerts = append(alerts, func() error { return n.Store.Put(bucketAlerts, id, b) })
 	}
 	for id := range c.forget {
 		c.after = append(c.after, func() error { return n.Store.Delete(bucketAlerts, id) })
 	}
 	n.logged("keep notifications", c.write(c.before))
-	if len(c.before) > 0 || n.cursor-n.kept >= rememberEvery {
+	n.logged("keep alerts", c.write(alerts)) // only then: who is in there is not told again
+	if len(c.before) > 0 || len(alerts) > 0 || n.cursor-n.kept >= rememberEvery {
 		n.logged("remember", n.remember())
 	}
 	n.logged("forget", c.write(c.after))
@@ -305,19 +347,22 @@ func (c *changes) write(all []func() error) error {
 	return work.Wait()
 }
 
-// tell lets a notice wait for all that it is for.
-func (n *Notifier) tell(c *changes, event uint64, notice Notice) {
+// tell lets a notice wait for all that it is for. The beginning of an alert that somebody knows of is not told again.
+func (n *Notifier) tell(c *changes, event uint64, sub int, notice Notice) {
+	began, open := n.told[notice.ID]
+	if open && notice.State == stateFiring {
+		return
+	}
 	ids := n.chosen(notice)
 	now := n.Clock().UTC()
 	for _, id := range ids {
 		l := n.channels[id]
-		n.enqueue(c, l, entry{Event: event, ID: newID(now), Created: now, Notices: []Notice{notice}, Total: 1})
+		n.enqueue(c, l, entry{Event: event, Sub: sub, ID: newID(now), Created: now, Notices: []Notice{notice}, Total: 1})
 		c.wake = append(c.wake, l)
 	}
-	began, open := n.told[notice.ID]
 	switch {
 	case notice.State == stateFiring && len(ids) > 0:
-		began = begun{Channels: ids}
+		began = begun{Event: event, Channels: ids, Notice: notice}
 		n.told[notice.ID] = began
 		delete(c.forget, notice.ID)
 	case notice.State == stateResolved && open:
@@ -332,7 +377,9 @@ func (n *Notifier) tell(c *changes, event uint64, notice Notice) {
 
 // begun is an alert that channels were told of. One that ended with an event that counts as dealt with is to be forgotten.
 type begun struct {
+	Event    uint64   `json:"event"`
 	Channels []string `json:"channels"`
+	Notice   Notice   `json:"notice"`
 	Ended    uint64   `json:"ended,omitempty"`
 }
 

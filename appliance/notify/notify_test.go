@@ -345,6 +345,30 @@ func TestResumesWhereItWas(t *testing.T) {
 	})
 }
 
+// The events of the last moments before a death are in no log. The next start tells what they would have.
+func TestStartComparesWithWhatIsWrong(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		c := w.channel("c")
+		w.rule("r", nil, c)
+		w.begin("a1")
+		w.begin("a2")
+		w.pass(time.Minute)
+		w.die()
+		w.engine.active = []api.ActiveAlert{*alertEvent("", "a2", api.AlertRPOMissed, "g-shop", api.SeverityCritical).Alert}
+		for i := range 3 {
+			w.engine.active = append(w.engine.active, *alertEvent("", fmt.Sprint("new", i), api.AlertStray, "g-shop", api.SeverityCritical).Alert)
+		}
+		w.start()
+		w.bus.publish(alertEvent("created", "new1", api.AlertStray, "g-shop", api.SeverityCritical)) // it was in the log all the same
+		w.pass(time.Minute)
+		require.Equal(t, []string{"a1 firing", "a2 firing", "new0 firing", "new1 firing", "new2 firing", "a1 resolved"}, w.receiver("c").told())
+		w.die()
+		w.start()
+		w.pass(time.Minute)
+		require.Len(t, w.receiver("c").told(), 6, "once is enough")
+	})
+}
+
 // A full disk is when people must hear of it.
 func TestTellsAlthoughNothingCanBeKept(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {

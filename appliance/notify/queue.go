@@ -3,6 +3,7 @@ package notify
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -26,10 +27,11 @@ const (
 	maxAsked = time.Hour
 )
 
-// entry is what waits for a channel: one notice, or a digest of all up to the event Through.
+// entry is what waits for a channel: one notice, or a digest of all up to the place Through.
 type entry struct {
 	Event   uint64    `json:"event"`
-	Through uint64    `json:"through,omitempty"`
+	Sub     int       `json:"sub,omitempty"` // tells apart what belongs to no event of its own: see catchUp
+	Through string    `json:"through,omitempty"`
 	ID      string    `json:"id"`
 	Created time.Time `json:"created"`
 	Notices []Notice  `json:"notices"`
@@ -60,19 +62,22 @@ func (l *line) wakeUp() {
 	}
 }
 
-func entryKey(channel string, event uint64) string { return fmt.Sprintf("%s/%020d", channel, event) }
+// place says where an entry stands in its queue: places sort as the entries do.
+func (e entry) place() string { return fmt.Sprintf("%020d.%06d", e.Event, e.Sub) }
+
+func (e entry) key(channel string) string { return channel + "/" + e.place() }
 
 // enqueue lets an entry wait. When there is no room, the oldest that nobody has tried to send gives way.
 func (n *Notifier) enqueue(c *changes, l *line, e entry) {
 	l.entries = append(l.entries, e)
-	c.before = append(c.before, func() error { return n.Store.Put(bucketQueue, entryKey(l.ID, e.Event), e) })
+	c.before = append(c.before, func() error { return n.Store.Put(bucketQueue, e.key(l.ID), e) })
 	if len(l.entries) <= maxWaiting {
 		return
 	}
 	oldest := l.entries[1] // the first one may be on its way
 	l.entries = slices.Delete(l.entries, 1, 2)
 	n.record(l, oldest, api.DeliveryFailed, attempt{err: errFull})
-	c.after = append(c.after, func() error { return n.Store.Delete(bucketQueue, entryKey(l.ID, oldest.Event)) })
+	c.after = append(c.after, func() error { return n.Store.Delete(bucketQueue, oldest.key(l.ID)) })
 }
 
 // next gives the entry to send now, or how long to wait for one; a wait of 0 means until something changes.
@@ -110,17 +115,17 @@ func (n *Notifier) next(l *line, now time.Time) (*entry, time.Duration) {
 // gather makes one digest of everything that waits. It is in the state before those it replaces are gone from there.
 func (n *Notifier) gather(l *line) {
 	all := l.entries
-	digest := entry{Event: all[0].Event, Through: all[len(all)-1].Event, ID: all[0].ID, Created: all[0].Created}
+	digest := entry{Event: all[0].Event, Sub: all[0].Sub, Through: all[len(all)-1].place(), ID: all[0].ID, Created: all[0].Created}
 	for _, e := range all {
 		digest.Total += e.Total
 		digest.Notices = append(digest.Notices, e.Notices[:min(len(e.Notices), maxNotices-len(digest.Notices))]...)
 	}
 	l.entries = []entry{digest}
-	n.logged("keep digest", n.Store.Put(bucketQueue, entryKey(l.ID, digest.Event), digest))
+	n.logged("keep digest", n.Store.Put(bucketQueue, digest.key(l.ID), digest))
 	var work errgroup.Group // those that wait for the disk together are written together
 	work.SetLimit(64)
 	for _, e := range all[1:] {
-		work.Go(func() error { return n.Store.Delete(bucketQueue, entryKey(l.ID, e.Event)) })
+		work.Go(func() error { return n.Store.Delete(bucketQueue, e.key(l.ID)) })
 	}
 	n.logged("forget gathered notifications", work.Wait())
 }
@@ -133,7 +138,7 @@ func (n *Notifier) abandon(l *line, a attempt) {
 
 // drop takes the first entry off.
 func (n *Notifier) drop(l *line) {
-	key := entryKey(l.ID, l.entries[0].Event)
+	key := l.entries[0].key(l.ID)
 	l.entries = slices.Delete(l.entries, 0, 1)
 	n.logged("forget notification", n.Store.Delete(bucketQueue, key))
 }
@@ -161,7 +166,7 @@ func (n *Notifier) settle(l *line, a attempt) {
 		wait := min(firstPause<<min(head.Tries-1, 10), maxPause)
 		head.Next = now.Add(max(wait, min(a.retryAfter(), maxAsked)))
 		n.record(l, *head, api.DeliveryRetrying, a)
-		n.logged("keep notification", n.Store.Put(bucketQueue, entryKey(l.ID, head.Event), *head))
+		n.logged("keep notification", n.Store.Put(bucketQueue, head.key(l.ID), *head))
 	}
 }
 
@@ -194,8 +199,11 @@ func (n *Notifier) load() error {
 		if err := decode(&b); err != nil {
 			return err
 		}
-		if b.Ended > 0 && b.Ended <= n.cursor {
+		switch {
+		case b.Event > n.cursor, b.Ended > 0 && b.Ended <= n.cursor:
 			return n.Store.Delete(bucketAlerts, key)
+		case b.Ended > n.cursor:
+			b.Ended = 0
 		}
 		n.told[key] = b
 		return nil
@@ -214,8 +222,9 @@ func (n *Notifier) loadQueue() error {
 		if err := decode(&e); err != nil {
 			return err
 		}
-		l := n.channels[key[:max(len(key)-21, 0)]]
-		taken := l != nil && slices.ContainsFunc(l.entries, func(d entry) bool { return d.Through >= e.Event })
+		channel, _, _ := strings.Cut(key, "/")
+		l := n.channels[channel]
+		taken := l != nil && slices.ContainsFunc(l.entries, func(d entry) bool { return d.Through >= e.place() })
 		if l == nil || taken || e.Event > n.cursor || len(e.Notices) == 0 {
 			return n.Store.Delete(bucketQueue, key)
 		}

@@ -223,7 +223,7 @@ func (n *Notifier) DeleteChannel(_ context.Context, id string) error {
 	}
 	n.forgetSecrets(l.ID, l.ChannelSpec, api.ChannelSpec{})
 	for _, e := range l.entries {
-		n.logged("forget notification", n.Store.Delete(bucketQueue, entryKey(l.ID, e.Event)))
+		n.logged("forget notification", n.Store.Delete(bucketQueue, e.key(l.ID)))
 	}
 	return nil
 }

@@ -132,6 +132,7 @@ type world struct {
 	store     *memory
 	bus       *bus
 	secrets   *sealed
+	engine    directory
 	receivers map[string]*receiver
 	log       strings.Builder
 }
@@ -165,9 +166,14 @@ func (s *sealed) Delete(name string) error {
 	return nil
 }
 
-type directory struct{}
+// directory is an engine that knows what is wrong now.
+type directory struct{ active []api.ActiveAlert }
 
-func (directory) GetGroup(_ context.Context, id string) (api.Group, error) {
+func (d *directory) ListAlerts(context.Context, api.Scope) ([]api.ActiveAlert, error) {
+	return d.active, nil
+}
+
+func (*directory) GetGroup(_ context.Context, id string) (api.Group, error) {
 	if id == "gone" {
 		return api.Group{}, api.Errorf(api.CodeNotFound, "", "no group")
 	}
@@ -193,7 +199,7 @@ func (w *world) start() {
 		Log:    slog.New(slog.NewTextHandler(&w.log, nil)),
 		sender: func(c api.ChannelSpec) sender { return w.receiver(c.Syslog.Host) }})
 	require.NoError(w.t, err)
-	w.Run(directory{})
+	w.Run(&w.engine)
 	synctest.Wait()
 }
 
@@ -243,10 +249,13 @@ func alertEvent(action, id, kind, group string, severity api.Severity) api.Event
 }
 
 func (w *world) begin(id string) {
-	w.bus.publish(alertEvent("created", id, api.AlertRPOMissed, "g-shop", api.SeverityCritical))
+	e := alertEvent("created", id, api.AlertRPOMissed, "g-shop", api.SeverityCritical)
+	w.engine.active = append(w.engine.active, *e.Alert)
+	w.bus.publish(e)
 }
 
 func (w *world) end(id string) {
+	w.engine.active = slices.DeleteFunc(w.engine.active, func(a api.ActiveAlert) bool { return a.ID == id })
 	w.bus.publish(alertEvent("deleted", id, api.AlertRPOMissed, "g-shop", api.SeverityCritical))
 }
 

@@ -40,6 +40,8 @@ func (names) GetGroup(_ context.Context, id string) (api.Group, error) {
 	return api.Group{ID: id, GroupSpec: api.GroupSpec{Name: "shop"}}, nil
 }
 
+func (names) ListAlerts(context.Context, api.Scope) ([]api.ActiveAlert, error) { return nil, nil }
+
 func newPlace(t *testing.T) *place {
 	t.Helper()
 	dir := t.TempDir()
