@@ -74,7 +74,7 @@ type Options struct {
 	Store   Store
 	Bus     Bus
 	Secrets Secrets
-	// Since is the newest event at the first start ever: nothing before it is told.
+	// Since is the newest event there is now. At the first start ever, nothing before it is told.
 	Since   uint64
 	Version string
 	// Hostname is how messages name the appliance; empty: that of this machine.

@@ -369,6 +369,22 @@ func TestStartComparesWithWhatIsWrong(t *testing.T) {
 	})
 }
 
+// Whoever puts an older log in place has alerts told all the same.
+func TestLogThatBeginsAnew(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.rule("r", nil, w.channel("c"))
+		w.begin("a1")
+		w.end("a1")
+		w.pass(time.Minute)
+		require.NoError(t, w.Close())
+		w.bus.events = nil
+		w.start()
+		w.begin("a2")
+		w.pass(time.Minute)
+		require.Equal(t, []string{"a1 firing", "a1 resolved", "a2 firing"}, w.receiver("c").told())
+	})
+}
+
 // A full disk is when people must hear of it.
 func TestTellsAlthoughNothingCanBeKept(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {

@@ -184,7 +184,8 @@ func (n *Notifier) load() error {
 	if err != nil {
 		return err
 	}
-	if !known { // the next start must not take its own moment for the first one
+	if !known || n.cursor > n.Since {
+		// At the first start ever: the next one must not take its own moment for the first. Or the log is another one.
 		n.cursor = n.Since
 		if err := n.Store.Put(bucketState, "cursor", n.cursor); err != nil {
 			return err
