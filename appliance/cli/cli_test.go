@@ -62,6 +62,7 @@ func serve(t *testing.T, svc api.Service) string {
 	done := make(chan error, 1)
 	go func() {
 		parts := server.Parts{Service: svc}
+		parts.Notifications, _ = svc.(api.Notifications)
 		parts.Operation, _ = svc.(api.Operation)
 		done <- server.Serve(ctx, ln, server.New(parts, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
 	}()
@@ -217,9 +218,8 @@ func golden(t *testing.T, path, got string) {
 func TestEveryCommandIsTested(t *testing.T) {
 	tested := map[string]bool{"understudy events": true} // TestEvents
 	for _, args := range commands {
-		tested["understudy "+args[0]] = true
-		if len(args) > 1 {
-			tested["understudy "+args[0]+" "+args[1]] = true
+		for n := range min(len(args), 3) {
+			tested["understudy "+strings.Join(args[:n+1], " ")] = true
 		}
 	}
 	for _, name := range operationCommands {

@@ -128,7 +128,7 @@ func (d *diary) write(now time.Time, all bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	compact := false
-	for len(d.open) > 0 && !d.gone {
+	for len(d.open) > 0 {
 		s := d.open[0]
 		if !all && !d.ended(s, now) {
 			break

@@ -16,6 +16,7 @@ type shelf struct {
 	data   map[string]map[string][]byte
 	writes int
 	fail   error
+	stuck  bool // nothing can be deleted
 }
 
 func newShelf() *shelf { return &shelf{data: map[string]map[string][]byte{}} }
@@ -33,8 +34,15 @@ func (s *shelf) Put(bucket, key string, v any) error {
 	return err
 }
 
-func (s *shelf) Delete(bucket, key string) error { delete(s.data[bucket], key); return s.fail }
-func (s *shelf) Drop(bucket string) error        { delete(s.data, bucket); return s.fail }
+func (s *shelf) Delete(bucket, key string) error {
+	if s.stuck {
+		return errors.New("stuck")
+	}
+	delete(s.data[bucket], key)
+	return s.fail
+}
+
+func (s *shelf) Drop(bucket string) error { delete(s.data, bucket); return s.fail }
 
 func (s *shelf) Each(bucket string, fn func(key string, decode func(any) error) error) error {
 	all := maps.Clone(s.data[bucket])
@@ -154,6 +162,26 @@ func TestHistoryThatCannotBeWritten(t *testing.T) {
 	require.Len(t, h.Samples, 2)
 	require.Equal(t, 4, h.Samples[0].Cycles)
 	require.Equal(t, 1, h.Samples[1].Cycles)
+}
+
+// TestSummedUpOnce: hours that could not be dropped after they were summed up, as after a death, are not counted twice.
+func TestSummedUpOnce(t *testing.T) {
+	s := newShelf()
+	c := newChronicle(s)
+	now := live(t, c, noon, 49*time.Hour)
+	s.stuck = true
+	for range 3 {
+		require.Error(t, c.of("a").compact(now.Add(2*time.Hour)))
+	}
+	s.stuck = false
+	require.NoError(t, c.of("a").compact(now.Add(2*time.Hour)))
+	h, err := c.history([]string{"a"}, noon, now.Add(2*time.Hour))
+	require.NoError(t, err)
+	sum := 0
+	for _, sample := range h.Samples {
+		sum += sample.Cycles
+	}
+	require.Equal(t, 49*60, sum)
 }
 
 // FuzzSlots reads what may stand in a state database.

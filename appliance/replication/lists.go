@@ -14,7 +14,8 @@ import (
 // standing is what the health of a group depends on.
 func (g *group) standing(now time.Time) protection.Standing {
 	s := protection.Standing{Phase: g.State, Paused: g.Paused, Failures: g.Failures, Newest: g.newest()}
-	if len(g.Spec.Policy.Windows) > 0 {
+	// Windows make a point no older: where it is young, nobody need look at them.
+	if p := g.Spec.Policy; len(p.Windows) > 0 && now.Sub(s.Newest).Seconds() > float64(p.RPOSeconds)/2 {
 		at, open := protection.Turned(g.Spec.Policy, now)
 		if open {
 			s.Opened = at
