@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 // shelf keeps JSON in memory, and counts what is written.
 type shelf struct {
+	mu     sync.Mutex
 	data   map[string]map[string][]byte
 	writes int
 	fail   error
@@ -22,6 +24,8 @@ type shelf struct {
 func newShelf() *shelf { return &shelf{data: map[string]map[string][]byte{}} }
 
 func (s *shelf) Put(bucket, key string, v any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.fail != nil {
 		return s.fail
 	}
@@ -35,6 +39,8 @@ func (s *shelf) Put(bucket, key string, v any) error {
 }
 
 func (s *shelf) Delete(bucket, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.stuck {
 		return errors.New("stuck")
 	}
@@ -42,10 +48,17 @@ func (s *shelf) Delete(bucket, key string) error {
 	return s.fail
 }
 
-func (s *shelf) Drop(bucket string) error { delete(s.data, bucket); return s.fail }
+func (s *shelf) Drop(bucket string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.data, bucket)
+	return s.fail
+}
 
 func (s *shelf) Each(bucket string, fn func(key string, decode func(any) error) error) error {
+	s.mu.Lock()
 	all := maps.Clone(s.data[bucket])
+	s.mu.Unlock()
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		if err := fn(key, func(v any) error { return json.Unmarshal(all[key], v) }); err != nil {
 			return err
