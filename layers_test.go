@@ -26,7 +26,7 @@ var floors = map[string]int{
 	"appliance": 6, "guestagent": 6, "images": 6,
 	"appliance/replication": 5, "appliance/cli": 5, "appliance/store": 5, "appliance/support": 5, "appliance/metrics": 5,
 	"appliance/notify":     5,
-	"appliance/protection": 4, "appliance/jobs": 4, "appliance/vault": 4,
+	"appliance/protection": 4, "appliance/jobs": 4, "appliance/scripts": 4, "appliance/vault": 4,
 	"appliance/access": 4,
 	"api":              3, "api/server": 3, "api/client": 3,
 	"provisioning": 2, "hypervisors/hypervisortest": 2, "hypervisors/kvm": 2, "hypervisors/fake": 2, "hypervisors/esx": 2, "hypervisors/hyperv": 2,

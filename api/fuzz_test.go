@@ -18,6 +18,8 @@ func FuzzGroupSpec(f *testing.F) {
 		`{"name":"shop","sourceHost":"a","targetHost":"b","machines":[{"vm":"web","checks":[{"kind":"http","address":"http://192.0.2.1:80/","contains":"x","from":"192.0.2.9/24"}]}],"policy":{"rpoSeconds":30,"retention":[{"everySeconds":0,"count":5},{"everySeconds":3600,"forSeconds":86400}]}}`,
 		`{"sourceHost":"a","targetHost":"b","machines":[{"vm":"x","checks":[{"kind":"tcp","address":"[2001:db8::1]:22","from":"2001:db8::2/64"},{"kind":"agent"}]},{"vm":"y","replicaName":"x"}],"networks":[{"from":"n","to":"m"}],"policy":{"rpoSeconds":5}}`,
 		`{"sourceHost":"a","targetHost":"b","machines":[{"vm":"x","checks":[{"kind":"http","address":"http://[::ffff:192.0.2.1%25eth0]:99999/"}]}],"policy":{"rpoSeconds":-1}}`,
+		`{"sourceHost":"a","targetHost":"b","machines":[{"vm":"x","stage":2}],"policy":{"rpoSeconds":5},"runbook":{"stages":[{"stage":1,"waitForChecks":true,"delaySeconds":9,"before":[{"name":"DNS","kind":"script","script":"dns.sh","args":["a"],"onFailure":"continue"}],"after":[{"name":"router","kind":"manual","text":"switch it"}]}]}}`,
+		`{"sourceHost":"a","targetHost":"b","machines":[{"vm":"x"}],"policy":{"rpoSeconds":5},"runbook":{"stages":[{"stage":1,"before":[{"name":"a","kind":"script","script":"../x"}]},{"stage":1}]}}`,
 		`{"sourceHost":"a","targetHost":"a"}`, `{"machines":[{"vm":" "}]}`, `{}`, `null`, `{"policy":{"retention":[{}]}}`,
 	} {
 		f.Add(s)
@@ -47,6 +49,14 @@ func FuzzGroupSpec(f *testing.F) {
 			require.False(t, names[name], "two replicas are called %q", name)
 			names[name] = true
 			require.False(t, strings.ContainsAny(m.ReplicaName, "/\x00\n"), "%q", m.ReplicaName)
+		}
+		if spec.Runbook != nil {
+			for _, s := range spec.Runbook.Stages {
+				for _, a := range append(s.Before, s.After...) {
+					require.False(t, strings.ContainsAny(a.Script, "/\x00"), "%q", a.Script)
+					require.True(t, (a.Script != "") == (a.Kind == "script"), "%+v", a)
+				}
+			}
 		}
 		for _, tier := range spec.Policy.Retention {
 			require.True(t, tier.Count > 0 || tier.ForSeconds > 0, "a tier has no end")

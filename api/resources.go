@@ -115,12 +115,15 @@ type GroupSpec struct {
 	Machines   []GroupMachine `json:"machines" minItems:"1" maxItems:"100"`
 	Policy     Policy         `json:"policy"`
 	Networks   []NetworkMap   `json:"networks,omitempty" doc:"Source network to target network; unmapped ones keep their name"`
+	Runbook    *Runbook       `json:"runbook,omitempty" doc:"What is done around the start of the machines"`
 }
 
-// GroupMachine is a member and the wishes for its replica. Members start in the order of the list,
-// several at once.
+// GroupMachine is a member and the wishes for its replica. Members start stage by stage; those of a stage in the order of
+// the list, several at once.
 type GroupMachine struct {
 	VM string `json:"vm" minLength:"1" doc:"Machine id or name at the source"`
+	// Stage of the start: production is shut down in the reverse order.
+	Stage int `json:"stage,omitempty" minimum:"0" maximum:"20" doc:"Start group, from 1; the next stage starts when this one has. 0 means 1"`
 	// ReplicaName defaults to the machine's name.
 	ReplicaName string  `json:"replicaName,omitempty" maxLength:"63"`
 	CPUs        int     `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"0 means as the source"`

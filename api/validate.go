@@ -66,6 +66,7 @@ func (s GroupSpec) Faults() (faults []error) {
 		names[name] = i
 	}
 	fault(validateNetworks(s.Networks))
+	fault(s.Runbook.Validate())
 	fault(s.Policy.Validate())
 	return faults
 }
@@ -104,6 +105,8 @@ func (m GroupMachine) validate(field string) error {
 	switch {
 	case strings.TrimSpace(m.VM) == "":
 		return invalid(field+".vm", "Give the machine's id or name at the source.", "the machine has no name")
+	case m.Stage < 0 || m.Stage > maxStage:
+		return invalid(field+".stage", "Use 1 to 20.", "there is no stage %d", m.Stage)
 	case m.CPUs < 0:
 		return invalid(field+".cpus", "Use 0 for as many as the source has.", "%d CPUs are too few", m.CPUs)
 	case m.Memory < 0, m.Memory > 0 && m.Memory < 1<<20:
