@@ -68,12 +68,13 @@ type PlanMachine struct {
 	Source   string       `json:"source" enum:"off,running,paused,gone,unknown" doc:"State of the machine at the source; unknown where the host did not answer"`
 	Replica  string       `json:"replica" enum:"off,running,paused,gone,unknown" doc:"State of the machine at the target"`
 	Networks []NetworkMap `json:"networks" doc:"Where its network cards are connected before and after, as far as the hosts answered"`
+	Stage    int          `json:"stage" doc:"Start group, from 1"`
 	Checks   int          `json:"checks" doc:"Boot checks that will be made, beside that it runs"`
 }
 
 // PlanChange is something that an order changes.
 type PlanChange struct {
-	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,no-way-back,roles-swap,copy-back,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
+	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,script-runs,manual-step,delay,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,no-way-back,roles-swap,copy-back,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host on which it happens"`
 	Text    string `json:"text"`
@@ -119,11 +120,14 @@ type GroupEdit struct {
 	Policy Policy `json:"policy"`
 	// Machines that are left out stay as they are.
 	Machines []MachineEdit `json:"machines,omitempty" maxItems:"100"`
+	// Runbook is for the next order; one that is at work keeps the one that it began with.
+	Runbook *Runbook `json:"runbook,omitempty" doc:"Left out: as it was; without stages: none"`
 }
 
 // MachineEdit replaces what can be changed of one machine.
 type MachineEdit struct {
 	VM     string  `json:"vm" minLength:"1" doc:"As in the group's specification, or the machine's name or id"`
+	Stage  int     `json:"stage,omitempty" minimum:"0" maximum:"20" doc:"Start group; 0 means 1"`
 	Checks []Check `json:"checks,omitempty"`
 }
 
@@ -137,11 +141,11 @@ func (e GroupEdit) Validate() error {
 		if slices.ContainsFunc(e.Machines[:i], func(other MachineEdit) bool { return other.VM == m.VM }) {
 			return invalid(field+".vm", "Name each machine once.", "machine %s is named twice", m.VM)
 		}
-		if err := (GroupMachine{VM: m.VM, Checks: m.Checks}).validate(field); err != nil {
+		if err := (GroupMachine{VM: m.VM, Stage: m.Stage, Checks: m.Checks}).validate(field); err != nil {
 			return err
 		}
 	}
-	return nil
+	return e.Runbook.Validate()
 }
 
 // HostTest says whether a host could be added. Nothing of it is kept.

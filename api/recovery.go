@@ -5,8 +5,15 @@ import (
 	"time"
 )
 
-// Recovery is what surrounds the start of machines: steps that wait for a person.
+// Recovery is what surrounds the start of machines: scripts, steps that wait for a person, and the reports.
 type Recovery interface {
+	// ListReports gives the newest first, without the output of actions.
+	ListReports(ctx context.Context, q ReportQuery) (Page[Report], error)
+	GetReport(ctx context.Context, id string) (Report, error)
+	// ReportScreen gives the picture of a machine's screen, a PNG; CodeNotFound where there is none (any more).
+	ReportScreen(ctx context.Context, report, machine string) ([]byte, error)
+	// ListScripts gives what runbooks may name.
+	ListScripts(ctx context.Context) ([]Script, error)
 	// ConfirmJob lets a job go on that waits for a person (Job.Waiting). Confirming the same prompt again is success;
 	// CodeConflict when the job waits for something else, or for nothing.
 	ConfirmJob(ctx context.Context, id string, c Confirmation) (Job, error)
@@ -37,6 +44,7 @@ const maxNote = 1000
 type Confirmation struct {
 	Prompt string `json:"prompt" minLength:"1" maxLength:"128" doc:"As Job.Waiting says it: what is confirmed is what was read"`
 	Note   string `json:"note,omitempty" maxLength:"1000" doc:"Kept in the report"`
+	By     string `json:"-"` // who says so; filled by the server
 }
 
 // Validate checks what the schema says too, for callers that do not come over HTTP.

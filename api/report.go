@@ -4,11 +4,11 @@ import "time"
 
 // Outcomes of reports.
 const (
-	OutcomeRunning   = "running"   // a test that is up: it has not passed before it is cleaned up
-	OutcomePassed    = "passed"    // done, and every check and action passed
-	OutcomeWarning   = "warning"   // done, but not everything went well: see Problem
-	OutcomeFailed    = "failed"    // not done, or a test whose checks failed
-	OutcomeCancelled = "cancelled" // somebody stopped it, and it was undone
+	ReportRunning   = "running"   // a test that is up: it has not passed before it is cleaned up
+	ReportPassed    = "passed"    // done, and every check and action passed
+	ReportWarning   = "warning"   // done, but not everything went well: see Problem
+	ReportFailed    = "failed"    // not done, or a test whose checks failed
+	ReportCancelled = "cancelled" // somebody stopped it, and it was undone
 )
 
 // Report is the record of an order that started or ended machines, kept when its group is long gone.

@@ -16,6 +16,7 @@ import (
 	"understudy/appliance/metrics"
 	"understudy/appliance/notify"
 	"understudy/appliance/replication"
+	"understudy/appliance/scripts"
 	"understudy/appliance/store"
 	"understudy/appliance/support"
 )
@@ -34,6 +35,7 @@ type serveOptions struct {
 	// logFormat is text or json.
 	logFormat string
 	keyFile   string // of the secrets; empty: where it belongs to dataDir
+	scripts   string // directory of the scripts that runbooks name
 	// killPoint is only set by tests, see replication.Options.
 	killPoint func(kind, step, phase string)
 }
@@ -57,6 +59,7 @@ first start. One data directory serves one daemon at a time.`,
 	cmd.Flags().StringVar(&o.keyFile, "key-file", "", "file with the key of the secrets (default "+standardKeyFile+
 		", or keys/secret.key in another data directory)")
 	cmd.Flags().StringVar(&o.consoleURL, "console-url", "", "address by which people reach the console, for links in notifications; without it they have none")
+	cmd.Flags().StringVar(&o.scripts, "scripts-dir", "/etc/understudy/scripts", "where the scripts are that runbooks may name; only root and the daemon's user may write there")
 	cmd.Flags().StringVar(&o.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().BoolVar(&o.debug, "debug", false, "log more")
 	return cmd
@@ -113,7 +116,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	defer func() { err = errors.Join(err, notifier.Close()) }()
 	engine, err := replication.New(ctx, replication.Options{
 		Store: db, Bus: bus, Connect: connector(log), Version: version, Log: log,
-		KillPoint: o.killPoint,
+		KillPoint: o.killPoint, Scripts: scripts.Dir(o.scripts),
 	})
 	if err != nil {
 		return err

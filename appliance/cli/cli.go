@@ -62,7 +62,7 @@ func isTerminal(stream any) bool {
 
 func (a *app) root() *cobra.Command {
 	root := family("understudy", "Keep replicas of virtual machines ready to take over",
-		a.hosts(), a.machines(), a.groups(), a.points(), a.jobs(),
+		a.hosts(), a.machines(), a.groups(), a.points(), a.jobs(), a.reports(), a.scripts(),
 		a.verify(), a.test(), a.failover(), a.commit(), a.rollback(), a.reprotect(), a.failback(), a.fence(), a.bandwidth(),
 		a.certificate(), a.secrets(), a.rotateKey(), a.backup(), a.restore(), a.supportBundle(),
 		a.status(), a.alerts(), a.events(), a.notifications(), a.doctor("doctor HOST"), a.about())

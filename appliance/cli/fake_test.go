@@ -312,6 +312,35 @@ func (f *appliance) GetJob(_ context.Context, id string) (api.Job, error) {
 	return f.job, f.check(id)
 }
 
+func someReport() api.Report {
+	ended := *ago(time.Minute)
+	return api.Report{ID: "r1", Kind: "failover", Group: "g1", GroupName: "web", Job: "r1", From: "kvm1", To: "kvm2", Point: "p2", PointTaken: ago(3 * time.Minute), LossSeconds: 20,
+		Started: *ago(2 * time.Minute), Ended: &ended, Seconds: 42, Outcome: "warning", Problem: "started, but db1: tcp: refused", Hint: "Look at it.",
+		Steps: []api.JobStep{{Step: "source-off", Started: *ago(2 * time.Minute), Ended: &ended}, {Step: "start", Started: ended},
+			{Step: "start", Part: "stage 1: DNS", Started: ended}},
+		Machines: []api.ReportMachine{{Name: "db1", Host: "kvm2", Stage: 1, Started: &ended, Screen: true, Checks: []api.CheckResult{{Kind: "running", Passed: true, Seconds: .1},
+			{Kind: "tcp", Message: "refused", Seconds: 300}}}, {Name: "web1", Host: "kvm2", Stage: 2}},
+		Actions: []api.ReportAction{{Name: "DNS", Kind: "script", Stage: 1, When: "before", Started: ended, Ended: *ago(50 * time.Second), Outcome: "passed", Output: "ok\x1b\nreally\n"}}}
+}
+
+func (f *appliance) ListReports(_ context.Context, q api.ReportQuery) (api.Page[api.Report], error) {
+	f.note("reports group %q kind %q", q.Group, q.Kind)
+	return api.Page[api.Report]{Items: []api.Report{someReport()}, Total: 1}, f.err
+}
+
+func (f *appliance) GetReport(_ context.Context, id string) (api.Report, error) {
+	return someReport(), f.check(id)
+}
+
+func (f *appliance) ReportScreen(_ context.Context, id, machine string) ([]byte, error) {
+	f.note("screen %s %s", id, machine)
+	return []byte("PNG"), f.check(id)
+}
+
+func (f *appliance) ListScripts(context.Context) ([]api.Script, error) {
+	return []api.Script{{Name: "dns.sh", Size: 1234}}, f.err
+}
+
 func (f *appliance) ConfirmJob(_ context.Context, id string, c api.Confirmation) (api.Job, error) {
 	if err := f.check(id); err != nil {
 		return api.Job{}, err

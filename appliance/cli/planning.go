@@ -47,11 +47,12 @@ func writePreflight(w io.Writer, p api.Preflight) {
 	fmt.Fprintf(w, "\n%s to copy at first\n", size(p.Bytes))
 }
 
-// groupEdit changes policy and checks together: all of it, or nothing.
+// groupEdit changes policy, checks, stages and runbook together: all of it, or nothing.
 func (a *app) groupEdit() *cobra.Command {
 	var p policyFlags
-	var checks, none []string
-	cmd := a.command("edit GROUP", "Change policy and checks of a group at once", 1,
+	var checks, none, stages []string
+	var runbook string
+	cmd := a.command("edit GROUP", "Change policy, checks, stages and runbook of a group at once", 1,
 		func(ctx context.Context, c *client.Client, args []string) error {
 			g, err := c.GetGroup(ctx, args[0])
 			if err != nil {
@@ -65,8 +66,14 @@ func (a *app) groupEdit() *cobra.Command {
 			if edit.Machines, err = checkEdits(g, checks, none); err != nil {
 				return err
 			}
-			if !changed && len(edit.Machines) == 0 {
-				return wrong("nothing is to be changed: give flags of the policy, --check or --no-checks")
+			if edit.Machines, err = stageEdits(g, edit.Machines, stages); err != nil {
+				return err
+			}
+			if edit.Runbook, err = readRunbook(runbook, a.in); err != nil {
+				return err
+			}
+			if !changed && len(edit.Machines) == 0 && edit.Runbook == nil {
+				return wrong("nothing is to be changed: give flags of the policy, --check, --no-checks, --stage or --runbook")
 			}
 			if err := edit.Validate(); err != nil {
 				return err
@@ -79,6 +86,8 @@ func (a *app) groupEdit() *cobra.Command {
 	p.add(cmd.Flags())
 	cmd.Flags().StringArrayVar(&checks, "check", nil,
 		"what must answer after a start, as for create; replaces the checks that the machine has; repeat it")
+	cmd.Flags().StringArrayVar(&stages, "stage", nil, "start group of a machine, as MACHINE=NUMBER; repeat it")
+	cmd.Flags().StringVar(&runbook, "runbook", "", "file with the new runbook in JSON, as the API takes it; - reads standard input, none drops the runbook")
 	cmd.Flags().StringArrayVar(&none, "no-checks", nil, "machine whose checks are dropped; repeat it")
 	return cmd
 }
@@ -97,16 +106,54 @@ func checkEdits(g api.Group, checks, none []string) ([]api.MachineEdit, error) {
 	var edits []api.MachineEdit
 	for _, m := range machines {
 		if len(m.Checks) > 0 {
-			edits = append(edits, api.MachineEdit{VM: m.VM, Checks: m.Checks})
+			edits = append(edits, api.MachineEdit{VM: m.VM, Stage: m.Stage, Checks: m.Checks})
 		}
 	}
 	for _, name := range none {
 		if slices.ContainsFunc(edits, func(m api.MachineEdit) bool { return m.VM == name }) {
 			return nil, wrong(fmt.Sprintf("--no-checks %s: it is given checks too", name))
 		}
-		edits = append(edits, api.MachineEdit{VM: name})
+		edits = append(edits, api.MachineEdit{VM: name, Stage: machineOf(g, name).Stage})
 	}
 	return edits, nil
+}
+
+// machineOf finds a machine by what groups and hosts call it; there may be none.
+func machineOf(g api.Group, name string) api.GroupMachine {
+	for i, m := range g.Machines {
+		if m.VM == name || i < len(g.Members) && (g.Members[i].Name == name || g.Members[i].SourceVM == name) {
+			return m
+		}
+	}
+	return api.GroupMachine{}
+}
+
+// stageEdits adds the machines whose stage changes to the edits.
+func stageEdits(g api.Group, edits []api.MachineEdit, stages []string) ([]api.MachineEdit, error) {
+	for _, s := range stages {
+		name, stage, err := parseStage(s)
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(edits, func(m api.MachineEdit) bool { return m.VM == name })
+		if i < 0 {
+			i, edits = len(edits), append(edits, api.MachineEdit{VM: name, Checks: machineOf(g, name).Checks})
+		}
+		edits[i].Stage = stage
+	}
+	return edits, nil
+}
+
+// readRunbook reads a runbook; nil: it stays as it is.
+func readRunbook(file string, in io.Reader) (*api.Runbook, error) {
+	switch file {
+	case "":
+		return nil, nil
+	case "none":
+		return &api.Runbook{Stages: []api.RunbookStage{}}, nil
+	}
+	var r api.Runbook
+	return &r, readFile("runbook", file, in, &r)
 }
 
 // hostTest tries a host before it is added.

@@ -67,7 +67,11 @@ func (f *appliance) Preflight(_ context.Context, spec api.GroupSpec) (api.Prefli
 }
 
 func (f *appliance) UpdateGroup(_ context.Context, id string, revision int64, edit api.GroupEdit) (api.Group, error) {
-	f.note("edit %s %d %+v", id, revision, edit)
+	stages := []api.RunbookStage(nil)
+	if edit.Runbook != nil {
+		stages, edit.Runbook = edit.Runbook.Stages, nil
+	}
+	f.note("edit %s %d %+v %+v", id, revision, edit, stages)
 	g := someGroup()
 	g.Policy = edit.Policy
 	return g, f.check(id)

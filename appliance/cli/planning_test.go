@@ -27,6 +27,7 @@ func init() {
 		"groups-preflight":      {"groups", "preflight", "web", "--source", "kvm1", "--target", "kvm2", "--machine", "db1"},
 		"groups-preflight-bad":  {"groups", "preflight", "bad", "--source", "kvm1", "--target", "kvm2", "--machine", "db1"},
 		"groups-edit":           {"groups", "edit", "web", "--rpo", "5m", "--check", "db1=tcp://192.0.2.1:22", "--no-checks", "web1"},
+		"groups-edit-stages":    {"groups", "edit", "web", "--stage", "web1=2", "--runbook", "testdata/runbook.json"},
 		"groups-edit-nothing":   {"groups", "edit", "web"},
 		"groups-edit-both":      {"groups", "edit", "web", "--check", "db1=agent", "--no-checks", "db1"},
 		"hosts-test":            {"hosts", "test", "kvm3", "qemu:///system"},

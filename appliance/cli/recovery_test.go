@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -35,4 +37,17 @@ func TestWaitingIsShown(t *testing.T) {
 	j := someJob(api.JobRunning)
 	j.Waiting = &api.Waiting{Prompt: "1-before-1", Text: "Switch the router over", Since: now}
 	require.Equal(t, `cycle running: copy (2/3): waits for a person since 2026-03-04 05:06:07Z (1-before-1): Switch the router over; see "understudy jobs confirm"`, headline(j))
+}
+
+func TestReportIsWritten(t *testing.T) {
+	serve(t, newAppliance())
+	file := filepath.Join(t.TempDir(), "report.html")
+	var term terminal
+	require.Zero(t, term.run(t.Context(), "reports", "html", "r1", "--lang", "de", "-o", file), term.err.String())
+	page, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Contains(t, string(page), `<html lang="de">`)
+	require.Contains(t, string(page), "data:image/png;base64,UE5H")
+	require.Zero(t, term.run(t.Context(), "reports", "html", "r1"))
+	require.Contains(t, term.out.String(), `<html lang="en">`)
 }

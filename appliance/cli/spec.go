@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -77,6 +79,7 @@ func (p *policyFlags) apply(policy *api.Policy) (changed bool, err error) {
 type specFlags struct {
 	file, source, target, storage string
 	machines, networks, checks    []string
+	stages                        []string
 	policy                        policyFlags
 }
 
@@ -86,6 +89,8 @@ func (s *specFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&s.target, "target", "", "host that keeps the replicas")
 	flags.StringVar(&s.storage, "storage", "", "storage of the target for the replicas (default: the target's own)")
 	flags.StringArrayVar(&s.machines, "machine", nil, "machine to protect, as NAME or NAME=REPLICA; repeat it in the order of starting")
+	flags.StringArrayVar(&s.stages, "stage", nil,
+		"start group of a machine, as MACHINE=NUMBER; the others start in 1. Delays, checks to wait for, scripts and manual steps: runbook in --file; repeat it")
 	flags.StringArrayVar(&s.networks, "network", nil, "network to map, as SOURCE=TARGET; repeat it")
 	flags.StringArrayVar(&s.checks, "check", nil,
 		"what must answer after a start: agent, tcp://IP:PORT or http://IP[:PORT]/PATH; MACHINE=CHECK when there are several; repeat it")
@@ -127,6 +132,11 @@ func (s *specFlags) spec(name string, in io.Reader) (api.GroupSpec, error) {
 		}
 		spec.Networks = append(spec.Networks, api.NetworkMap{From: from, To: to})
 	}
+	for _, st := range s.stages {
+		if err := setStage(spec.Machines, st); err != nil {
+			return spec, err
+		}
+	}
 	for _, c := range s.checks {
 		if err := addCheck(spec.Machines, c); err != nil {
 			return spec, err
@@ -139,19 +149,46 @@ func (s *specFlags) spec(name string, in io.Reader) (api.GroupSpec, error) {
 	return spec, err
 }
 
+// setStage puts a machine into a start group.
+func setStage(machines []api.GroupMachine, s string) error {
+	name, stage, err := parseStage(s)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(machines, func(m api.GroupMachine) bool { return m.VM == name })
+	if i < 0 {
+		return wrong(fmt.Sprintf("--stage %s: no --machine has that name", s))
+	}
+	machines[i].Stage = stage
+	return nil
+}
+
+func parseStage(s string) (machine string, stage int, err error) {
+	machine, text, _ := strings.Cut(s, "=")
+	if stage, err = strconv.Atoi(text); err != nil {
+		return "", 0, wrong(fmt.Sprintf("--stage %q is not MACHINE=NUMBER", s))
+	}
+	return machine, stage, nil
+}
+
 func readSpec(file string, in io.Reader, spec *api.GroupSpec) error {
+	return readFile("group", file, in, spec)
+}
+
+// readFile reads what people write as the API takes it.
+func readFile(what, file string, in io.Reader, v any) error {
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return wrong("read group: " + err.Error())
+			return wrong(fmt.Sprintf("read %s: %v", what, err))
 		}
 		defer f.Close()
 		in = f
 	}
 	decoder := json.NewDecoder(in)
 	decoder.DisallowUnknownFields() // a misspelled word would silently do nothing
-	if err := decoder.Decode(spec); err != nil {
-		return wrong(fmt.Sprintf("read group from %s: %v", file, err))
+	if err := decoder.Decode(v); err != nil {
+		return wrong(fmt.Sprintf("read %s from %s: %v", what, file, err))
 	}
 	return nil
 }

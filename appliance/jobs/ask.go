@@ -19,7 +19,7 @@ func (r *Run) Ask(ctx context.Context, w api.Waiting) (api.Confirmation, error) 
 	case <-answered:
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.rec.Confirmed[w.Prompt], nil
+		return r.rec.Confirmed[w.Prompt].to(w.Prompt), nil
 	case <-ctx.Done():
 		return api.Confirmation{}, context.Cause(ctx)
 	}
@@ -30,7 +30,7 @@ func (r *Run) wait(w api.Waiting) (answered chan struct{}, answer api.Confirmati
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if answer, known := r.rec.Confirmed[w.Prompt]; known {
-		return nil, answer, nil
+		return nil, answer.to(w.Prompt), nil
 	}
 	if old := r.rec.Job.Waiting; old == nil || old.Prompt != w.Prompt {
 		w.Since = r.now()
@@ -70,9 +70,9 @@ func (r *Run) answer(c api.Confirmation) (job api.Job, news bool, err error) {
 	}
 	err = r.changeLocked("confirm", func(rec *record) {
 		if rec.Confirmed == nil {
-			rec.Confirmed = map[string]api.Confirmation{}
+			rec.Confirmed = map[string]answer{}
 		}
-		rec.Confirmed[c.Prompt] = c
+		rec.Confirmed[c.Prompt] = answer{Note: c.Note, By: c.By}
 		rec.Job.Waiting = nil
 	})
 	if err != nil {
@@ -83,4 +83,8 @@ func (r *Run) answer(c api.Confirmation) (job api.Job, news bool, err error) {
 		r.answered = nil
 	}
 	return r.view(), true, nil
+}
+
+func (a answer) to(prompt string) api.Confirmation {
+	return api.Confirmation{Prompt: prompt, Note: a.Note, By: a.By}
 }

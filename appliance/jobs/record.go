@@ -31,7 +31,7 @@ type record struct {
 	// Forgiven: past a point of no return, nothing to undo since.
 	Forgiven bool `json:"forgiven,omitempty"`
 	// Confirmed are the answers of people, by prompt.
-	Confirmed map[string]api.Confirmation `json:"confirmed,omitempty"`
+	Confirmed map[string]answer `json:"confirmed,omitempty"`
 	// Failure is set as soon as the job cannot succeed any more.
 	Failure *failure `json:"failure,omitempty"`
 }
@@ -57,6 +57,12 @@ func (r record) sane(id string) bool {
 	states := []api.JobState{api.JobQueued, api.JobRunning, api.JobUndoing, api.JobSucceeded, api.JobFailed, api.JobCancelled}
 	return r.Job.ID == id && r.Job.Kind != "" && len(r.Job.Steps) > 0 && r.Next >= 0 && r.Next <= len(r.Job.Steps) &&
 		slices.Contains(states, r.Job.State)
+}
+
+// answer is what a person said to a prompt.
+type answer struct {
+	Note string `json:"note,omitempty"`
+	By   string `json:"by,omitempty"`
 }
 
 type undo struct {

@@ -55,6 +55,10 @@ func (s *shelf) Drop(bucket string) error {
 	return s.fail
 }
 
+func (s *shelf) Get(bucket, key string, v any) error {
+	return json.Unmarshal(s.data[bucket][key], v)
+}
+
 func (s *shelf) Each(bucket string, fn func(key string, decode func(any) error) error) error {
 	s.mu.Lock()
 	all := maps.Clone(s.data[bucket])

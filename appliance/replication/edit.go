@@ -18,6 +18,9 @@ func (e *Engine) UpdateGroup(_ context.Context, ref string, revision int64, edit
 	if err := edit.Validate(); err != nil {
 		return api.Group{}, err
 	}
+	if err := e.runnable(edit.Runbook); err != nil {
+		return api.Group{}, err
+	}
 	g, err := e.group(ref)
 	if err != nil {
 		return api.Group{}, err
@@ -34,7 +37,12 @@ func (e *Engine) UpdateGroup(_ context.Context, ref string, revision int64, edit
 				err.Field = fmt.Sprintf("machines[%d].vm", i)
 				return err
 			}
-			g.Spec.Machines[at].Checks = m.Checks
+			g.Spec.Machines[at].Stage, g.Spec.Machines[at].Checks = m.Stage, m.Checks
+		}
+		if edit.Runbook != nil {
+			if g.Spec.Runbook = edit.Runbook; len(edit.Runbook.Stages) == 0 {
+				g.Spec.Runbook = nil
+			}
 		}
 		g.Revision++
 		return nil

@@ -10,6 +10,8 @@
 //	verify.go     comparing replicas with their sources, on order or by schedule; inspect.go how, suspect.go what follows
 //	observe.go    what is told of groups that miss their target, and contact.go of hosts that are away or full
 //	chronicle.go  history
+//	stages.go     how machines come up: stages, runbook, checks and pictures; boot.go, actions.go
+//	report.go     the record of each order that is kept
 //	guard.go      machines that run although they must not: split brain
 //	schedule.go   when the next cycle starts
 //
@@ -41,6 +43,8 @@ type Store interface {
 	jobs.Store
 	// Drop removes a bucket with everything in it. None there is success.
 	Drop(bucket string) error
+	// Get reads one value into v.
+	Get(bucket, key string, v any) error
 }
 
 // Bus distributes what happened.
@@ -67,6 +71,10 @@ type Options struct {
 	// AtOnce bounds how many machines are started, or ended, at once on one host, and how many due cycles are submitted
 	// at once. 0: 8. With 1 everything happens in order.
 	AtOnce int
+	// Scripts runs what runbooks name. Nil: nothing can be run.
+	Scripts Scripts
+	// Sleep waits, or ends with ctx. Nil: by the clock of the machine.
+	Sleep func(ctx context.Context, d time.Duration) error
 	// NoticeTime is how long a hypervisor may take to notice that a machine has died. 0: 10 seconds.
 	NoticeTime time.Duration
 }
@@ -94,6 +102,7 @@ type Engine struct {
 	hostAlerts map[string][]api.Alert
 	healths    map[string]api.Health
 	chronicle  *chronicle
+	archive    archive
 	ticked     atomic.Int64 // Clock in ns when the schedule was looked at last; 0 before Run
 
 	stop func()
@@ -106,6 +115,10 @@ const (
 	bucketSystem = "system"
 	bucketHosts  = "hosts"
 	bucketGroups = "groups"
+
+	bucketReports = "reports"
+	bucketScreens = "report-screens" // of machines, for the newest reports
+	bucketOutputs = "report-outputs" // of actions
 )
 
 // New loads the state, connects the hosts, removes what an earlier life left on them and resumes its jobs. Hosts that
@@ -125,6 +138,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	if o.NoticeTime == 0 {
 		o.NoticeTime = 10 * time.Second
+	}
+	if o.Sleep == nil {
+		o.Sleep = sleep
 	}
 	if o.KillPoint == nil {
 		o.KillPoint = func(string, string, string) {}
@@ -233,7 +249,7 @@ func (e *Engine) load() error {
 	}); err != nil {
 		return fmt.Errorf("load groups: %w", err)
 	}
-	return nil
+	return e.loadReports()
 }
 
 // loadOwner finds the appliance's identity, or makes it at the first start.

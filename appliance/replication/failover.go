@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -17,7 +18,7 @@ func (e *Engine) Failover(ctx context.Context, ref string, o api.FailoverOrder) 
 }
 
 func (e *Engine) failoverKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderFailover), Ended: e.ended,
+	return jobs.Kind{Name: string(protection.OrderFailover), Ended: e.endedWithReport,
 		Steps: []jobs.Step{
 			e.begin(protection.FailoverStarted, api.StateFailingOver),
 			e.plannedOnly(e.copyStep("catch-up")),
@@ -51,27 +52,38 @@ func (e *Engine) plannedOnly(s jobs.Step) jobs.Step {
 	})
 }
 
-// startReplicas starts the replica of every member from the chosen point, in the group's order.
+// startReplicas starts the replicas from the chosen point, stage by stage.
 func (e *Engine) startReplicas(ctx context.Context, t *task) error {
-	if err := e.stillOff(ctx, t); err != nil {
-		return err
-	}
 	point, err := t.group.point(t.work.Point)
 	if err != nil {
 		return err
 	}
-	t.work.Point = point.ID // the same one after a restart, whatever the newest is then
-	if err := t.alive(); err != nil {
+	t.work.Point, t.work.Taken = point.ID, point.Taken // the same one after a restart, whatever the newest is then
+	return e.follow(ctx, t, e.failoverStartup(t))
+}
+
+// failoverStartup says how the replicas start in place of production.
+func (e *Engine) failoverStartup(t *task) startup {
+	return startup{host: t.group.target().Host, start: e.startLive,
+		vm: func(t *task, i int) string { return t.group.toSeat(&t.group.Members[i]).VM }}
+}
+
+// startLive starts the replicas of some members, after one more look whether production is off: it may be long since it
+// was turned off, or since the stage before.
+func (e *Engine) startLive(ctx context.Context, t *task, members []int) error {
+	if err := e.stillOff(ctx, t); err != nil {
 		return err
 	}
-	for _, m := range t.group.Members { // before they start together, and so in their order
-		if err := t.Undo("end-live", m.Name); err != nil {
+	if err := t.alive(members); err != nil {
+		return err
+	}
+	for _, i := range members { // before they start together, and so in their order
+		if err := t.Undo("end-live", t.group.Members[i].Name); err != nil {
 			return err
 		}
 	}
-	return e.together(ctx, t.group, t.group.target().Host, func(ctx context.Context, i int) error {
-		m := &t.group.Members[i]
-		if err := e.startReplica(ctx, t.group, m, t.work.Point); err != nil {
+	return e.some(ctx, t.group, t.group.target().Host, members, func(ctx context.Context, i int) error {
+		if err := e.startReplica(ctx, t.group, &t.group.Members[i], t.work.Point); err != nil {
 			return fmt.Errorf("start replica: %w", err)
 		}
 		return nil
@@ -149,12 +161,18 @@ func (e *Engine) endAllLive(ctx context.Context, t *task) error {
 // worst night a machine that half works is worth more than none, and rolling back is the user's decision. Nor does one
 // that cannot be made: the host that cannot be asked may run them well.
 func (e *Engine) checkReplicas(ctx context.Context, t *task) error {
-	problem, err := e.checkSide(ctx, t.group, t.group.target().Host, func(m *member) string { _, to := m.seats(t.group.Reversed); return to.VM })
-	if err != nil || problem == "" {
+	s := e.failoverStartup(t)
+	problems, err := e.examine(ctx, t, s, t.group.order())
+	if err != nil {
+		return err
+	}
+	t.work.Seconds = e.Clock().Sub(t.Created()).Seconds()
+	t.work.Problem = strings.Join(append(problems, t.work.problems()...), "; ")
+	if err := e.photograph(ctx, t, s); err != nil || t.work.Problem == "" {
 		return err
 	}
 	_, err = e.update(t.group.ID, func(g *group) error {
-		g.Problem, g.Hint = "started, but "+problem, "Look at the machine's console; roll back if it cannot be helped."
+		g.Problem, g.Hint = "started, but "+t.work.Problem, "Look at the machine's console; roll back if it cannot be helped."
 		return nil
 	})
 	return err
@@ -166,7 +184,7 @@ func (e *Engine) Commit(ctx context.Context, ref string) (api.Job, error) {
 }
 
 func (e *Engine) commitKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderCommit), Ended: e.ended, Steps: []jobs.Step{
+	return jobs.Kind{Name: string(protection.OrderCommit), Ended: e.endedWithReport, Steps: []jobs.Step{
 		{Name: "commit", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.CommitDone, api.StateCommitted)
 			return err
@@ -200,7 +218,7 @@ func (e *Engine) Rollback(ctx context.Context, ref string) (api.Job, error) {
 }
 
 func (e *Engine) rollbackKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderRollback), Ended: e.ended, Steps: []jobs.Step{
+	return jobs.Kind{Name: string(protection.OrderRollback), Ended: e.endedWithReport, Steps: []jobs.Step{
 		{Name: "begin", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.RollbackStarted, api.StateRollingBack)
 			return err

@@ -184,7 +184,7 @@ func (e *Engine) Fence(ctx context.Context, ref string) (api.Job, error) {
 }
 
 func (e *Engine) fenceKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderFence), Ended: e.ended, Steps: []jobs.Step{
+	return jobs.Kind{Name: string(protection.OrderFence), Ended: e.endedWithReport, Steps: []jobs.Step{
 		e.step("stop", e.stopIdle),
 		e.step("give-up", func(ctx context.Context, t *task) error {
 			g, err := e.giveUp(t.group)

@@ -87,6 +87,10 @@ func (s scenario) run(t *testing.T, at int) []moment {
 	vm := w.machine("web")
 	p := spec("shop", "web", "db")
 	p.Policy.VerifyCycles = false // halves the moments
+	if s.shape != nil {
+		s.shape(&p)
+	}
+	w.answers = true
 	if !s.unprotected {
 		w.protect(p)
 	}
@@ -95,6 +99,12 @@ func (s scenario) run(t *testing.T, at int) []moment {
 	}
 	watch := &watcher{w: w, kind: s.kind, at: at}
 	w.kill = watch.killPoint
+	w.scripts.hook = func() error {
+		if watch.call(); w.dead.Load() {
+			return errDead
+		}
+		return nil
+	}
 	for name, f := range w.faults {
 		f.Each(func(_ context.Context, call hypervisortest.Call, when hypervisortest.When, subject string) error {
 			watch.call()
@@ -130,6 +140,7 @@ func (s scenario) run(t *testing.T, at int) []moment {
 	for _, f := range w.faults {
 		f.Each(nil)
 	}
+	w.scripts.hook = nil
 	s.judge(w, at, vm, db)
 	return met
 }
@@ -202,6 +213,9 @@ func (c *watcher) stop() []moment {
 
 func (w *world) ended(job string) bool {
 	j, err := w.engine.GetJob(w.t.Context(), job)
+	if err == nil && w.answers && j.Waiting != nil {
+		_, _ = w.engine.ConfirmJob(w.t.Context(), job, api.Confirmation{Prompt: j.Waiting.Prompt, Note: "done", By: "Ada"})
+	}
 	return err == nil && j.State.Ended()
 }
 

@@ -27,6 +27,14 @@ type work struct {
 	Live []string `json:",omitempty"`
 	// Looked is the life of the appliance (Engine.started) in which production was turned off, or found to be off.
 	Looked time.Time `json:",omitzero"`
+	// Course is how the machines come up, Boots how they did, by name, and Actions what was done on the way.
+	Course  *course            `json:",omitempty"`
+	Boots   map[string]boot    `json:",omitempty"`
+	Actions []api.ReportAction `json:",omitempty"`
+	// Taken is when the point was, Seconds how long it took until all checks were made, Problem what was not as it should be.
+	Taken   time.Time `json:",omitzero"`
+	Seconds float64   `json:",omitempty"`
+	Problem string    `json:",omitempty"`
 	// Home counts the bytes that a failback wrote at home, by step.
 	Home map[string]int64 `json:",omitempty"`
 }
@@ -159,7 +167,7 @@ func (e *Engine) mirrorKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderMirror), Ended: e.cycleEnded, Steps: []jobs.Step{
 		e.step("provision", func(ctx context.Context, t *task) error {
 			if t.group.Reversed {
-				return nil
+				return e.adoptMissing(ctx, t)
 			}
 			return e.provision(ctx, t.group.ID)
 		}),

@@ -97,7 +97,7 @@ func (p *plan) describe() {
 const isolated = "isolated"
 
 func (p *plan) machine(i int) api.PlanMachine {
-	m := api.PlanMachine{Name: p.g.Members[i].Name, From: p.From, To: p.To, Networks: []api.NetworkMap{},
+	m := api.PlanMachine{Name: p.g.Members[i].Name, From: p.From, To: p.To, Networks: []api.NetworkMap{}, Stage: p.g.stage(i),
 		Source: p.sight.source.vms[i].state(), Replica: p.sight.target.vms[i].state()}
 	if p.starts() {
 		m.Checks = len(p.g.Spec.Machines[i].Checks)

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"understudy/api"
@@ -13,9 +14,7 @@ func (p *plan) planTest() {
 	p.Undo = "End the test: the copies go, with their network and all that they wrote."
 	p.from(p.o.Point)
 	p.change("test-network-made", "", p.target, "A network that leads nowhere is made on %s for the test.", p.target)
-	for _, m := range p.g.Members {
-		p.change("test-starts", m.Name, p.target, "A copy of %s starts there, apart from production and beside running replication.", m.Name)
-	}
+	p.comeUp("test-starts", p.target, "A copy of %[1]s starts there, apart from production and beside running replication.")
 	p.unanswered(p.sight.target, "target-unreachable", true, "A test needs it.")
 	if p.sight.target.err == nil && !p.sight.target.isolates {
 		p.warn("isolation-missing", "", p.target, p.target+" cannot make isolated networks.", "Run the doctor on it: it says what is missing.", true)
@@ -42,12 +41,10 @@ func (p *plan) planFailover() {
 	} else {
 		p.from(p.o.Point)
 	}
-	for i := len(p.g.Members) - 1; i >= 0; i-- {
+	for _, i := range slices.Backward(p.g.order()) {
 		p.stopSource(i)
 	}
-	for _, m := range p.g.Members {
-		p.change("replica-starts", m.Name, p.target, "%s starts on %s.", m.Name, p.target)
-	}
+	p.comeUp("replica-starts", p.target, "%[1]s starts on %[2]s.")
 	switch {
 	case p.o.Planned:
 		p.unanswered(p.sight.source, "source-unreachable", true, "A planned failover needs it; when it is lost, order an unplanned one.")
@@ -204,7 +201,7 @@ func (p *plan) planFailback() {
 	p.LossSeconds, p.Irreversible = &none, true
 	p.Undo = fmt.Sprintf("While it is at work, cancelling it brings the machines back to %s. Afterwards another failover does.", away.host)
 	p.change("copy-back", "", home.host, "What differs is copied to %s, once while the machines run and once when they are off.", home.host)
-	for i := len(p.g.Members) - 1; i >= 0; i-- {
+	for _, i := range slices.Backward(p.g.order()) {
 		name := p.g.Members[i].Name
 		if s := away.vms[i]; s.asked && !s.on() {
 			p.warn("machine-off", name, away.host, fmt.Sprintf("%s is off on %s already.", name, away.host), "", false)
@@ -212,9 +209,7 @@ func (p *plan) planFailback() {
 		}
 		p.change("source-off", name, away.host, "%s is shut down on %s.", name, away.host)
 	}
-	for _, m := range p.g.Members {
-		p.change("home-starts", m.Name, home.host, "%s starts on %s.", m.Name, home.host)
-	}
+	p.comeUp("home-starts", home.host, "%[1]s starts on %[2]s.")
 	p.change("points-dropped", "", home.host, "The recovery points on %s are dropped; those on %s stay.", home.host, away.host)
 	for _, m := range p.g.Members {
 		p.change("replica-writes-discarded", m.Name, away.host, "The copy of %s that served on %s goes, once it is protected again.", m.Name, away.host)
@@ -286,4 +281,22 @@ func (p *plan) planRemove() {
 		p.unanswered(p.sight.target, "target-unreachable", true, "Nothing can be deleted there.")
 	}
 	p.unanswered(p.sight.source, "source-unreachable", false, "Its change tracking stays until it is back.")
+}
+
+// comeUp says how the machines start, and what the runbook wants around it; text has the machine first and then the host.
+func (p *plan) comeUp(code, host, text string) {
+	for _, m := range newCourse(p.g, p.w.order == protection.OrderTest).Moves {
+		switch {
+		case m.Kind == moveStart:
+			for _, i := range m.Machines {
+				p.Changes = append(p.Changes, api.PlanChange{Code: code, Machine: p.g.Members[i].Name, Host: host, Text: fmt.Sprintf(text, p.g.Members[i].Name, host)})
+			}
+		case m.Kind == moveDelay:
+			p.change("delay", "", "", "The next stage waits for %d s.", m.Seconds)
+		case m.Kind == moveAction && m.Action.Kind == api.ActionScript:
+			p.change("script-runs", "", "", "The appliance runs the script %s (%s), %s the start of stage %d.", m.Action.Script, m.Action.Name, m.When, m.Stage)
+		case m.Kind == moveAction:
+			p.change("manual-step", "", "", "A person is waited for (%s), %s the start of stage %d: %s", m.Action.Name, m.When, m.Stage, m.Action.Text)
+		}
+	}
 }

@@ -274,7 +274,7 @@ func TestPlanOfAFailover(t *testing.T) {
 	require.Equal(t, w.points("shop")[0], *p.Point)
 	require.InDelta(t, 5, *p.LossSeconds, 1)
 	require.Equal(t, []string{"source-runs", "source-runs"}, stops(p), "it would end there")
-	require.Equal(t, api.PlanMachine{Name: "db", From: "home", To: "away", Source: "running", Replica: "off", Networks: []api.NetworkMap{{From: "lan", To: "lan"}}}, p.Machines[0])
+	require.Equal(t, api.PlanMachine{Name: "db", From: "home", To: "away", Source: "running", Replica: "off", Stage: 1, Networks: []api.NetworkMap{{From: "lan", To: "lan"}}}, p.Machines[0])
 	require.Equal(t, 1, p.Machines[1].Checks)
 	require.Contains(t, warnings(p), "checks-missing")
 	require.Contains(t, warnings(p), "never-tested")

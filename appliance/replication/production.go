@@ -197,7 +197,7 @@ func ask(ctx context.Context, host hypervisors.Host, vm string) (hypervisors.VM,
 	return host.VM(ctx, vm)
 }
 
-// shutdownSource shuts the running machines of the source side down, in the reverse of their order.
+// shutdownSource shuts the running machines of the source side down, in the reverse of the order in which they start.
 func (e *Engine) shutdownSource(ctx context.Context, t *task) error {
 	g := t.group
 	host, err := e.host(ctx, g.source().Host)
@@ -208,7 +208,7 @@ func (e *Engine) shutdownSource(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	for i := len(g.Members) - 1; i >= 0; i-- {
+	for _, i := range slices.Backward(g.order()) {
 		from, _ := g.Members[i].seats(g.Reversed)
 		vm, err := host.VM(ctx, from.VM)
 		if err != nil {
@@ -281,10 +281,11 @@ func (e *Engine) replacementOff(ctx context.Context, t *task, m *member) error {
 }
 
 // alive notes before they start that machines may run in place of production.
-func (t *task) alive() error {
-	t.work.Live = nil
-	for _, m := range t.group.Members {
-		t.work.Live = append(t.work.Live, m.Name)
+func (t *task) alive(members []int) error {
+	for _, i := range members {
+		if name := t.group.Members[i].Name; !slices.Contains(t.work.Live, name) {
+			t.work.Live = append(t.work.Live, name)
+		}
 	}
 	return t.Save(t.work)
 }

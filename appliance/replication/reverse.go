@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"understudy/api"
 	"understudy/appliance/jobs"
@@ -18,7 +19,7 @@ func (e *Engine) Reprotect(ctx context.Context, ref string) (api.Job, error) {
 }
 
 func (e *Engine) reprotectKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderReprotect), Ended: e.ended,
+	return jobs.Kind{Name: string(protection.OrderReprotect), Ended: e.endedWithReport,
 		Steps: []jobs.Step{
 			e.begin(protection.ReverseStarted, api.StateReversing),
 			e.step("adopt", e.adoptSource),
@@ -63,6 +64,24 @@ func (e *Engine) adoptSource(ctx context.Context, t *task) error {
 	return nil
 }
 
+// adoptMissing makes replicas again of the machines at home that a failback had settled and whose undo failed for good.
+func (e *Engine) adoptMissing(ctx context.Context, t *task) error {
+	target, err := e.target(ctx, t.group.Home.Host)
+	if err != nil {
+		return err
+	}
+	for _, m := range t.group.Members {
+		_, err := target.Replica(ctx, m.Home.Replica)
+		if errors.Is(err, hypervisors.ErrNotFound) {
+			_, err = target.Adopt(ctx, hypervisors.AdoptSpec{ID: m.Home.Replica, VM: m.Home.VM, Storage: t.group.Home.Storage})
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
 // Failback brings the machines home: reprotect where that has not been done, a planned failover to where they came
 // from, and protection in the first direction again. Only differences travel, both ways.
 func (e *Engine) Failback(ctx context.Context, ref string) (api.Job, error) {
@@ -70,12 +89,12 @@ func (e *Engine) Failback(ctx context.Context, ref string) (api.Job, error) {
 }
 
 func (e *Engine) failbackKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderFailback), Ended: e.ended,
+	return jobs.Kind{Name: string(protection.OrderFailback), Ended: e.endedWithReport,
 		Steps: []jobs.Step{
 			e.begin(protection.FailbackStarted, api.StateFailingBack),
 			e.step("adopt", func(ctx context.Context, t *task) error {
 				if t.group.Reversed {
-					return nil
+					return e.adoptMissing(ctx, t)
 				}
 				return e.adoptSource(ctx, t)
 			}),
@@ -127,6 +146,7 @@ func (e *Engine) homeCopy(name string) jobs.Step {
 		if t.work.Home == nil {
 			t.work.Home = map[string]int64{}
 		}
+		t.work.Point, t.work.Taken = p.ID, p.Taken
 		t.work.Home[name] = p.BytesWritten // by step: a repeated step must not count twice
 		var total int64
 		for _, n := range t.work.Home {
@@ -180,7 +200,17 @@ func (e *Engine) readopt(ctx context.Context, t *task, vm string) error {
 	return err
 }
 
+// startHome starts the machines at home, stage by stage.
 func (e *Engine) startHome(ctx context.Context, t *task) error {
+	return e.follow(ctx, t, e.homeStartup(t))
+}
+
+func (e *Engine) homeStartup(t *task) startup {
+	return startup{host: t.group.Home.Host, start: e.startSome, strict: true,
+		vm: func(t *task, i int) string { return t.group.Members[i].Home.VM }}
+}
+
+func (e *Engine) startSome(ctx context.Context, t *task, members []int) error {
 	if err := e.stillOff(ctx, t); err != nil {
 		return err
 	}
@@ -188,15 +218,15 @@ func (e *Engine) startHome(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if err := t.alive(); err != nil {
+	if err := t.alive(members); err != nil {
 		return err
 	}
-	for _, m := range t.group.Members { // before they start together, and so in their order
-		if err := t.Undo("home-off", m.Home.VM); err != nil {
+	for _, i := range members { // before they start together, and so in their order
+		if err := t.Undo("home-off", t.group.Members[i].Home.VM); err != nil {
 			return err
 		}
 	}
-	return e.together(ctx, t.group, t.group.Home.Host, func(ctx context.Context, i int) error {
+	return e.some(ctx, t.group, t.group.Home.Host, members, func(ctx context.Context, i int) error {
 		if err := power.Start(ctx, t.group.Members[i].Home.VM); err != nil {
 			return fmt.Errorf("start at home: %w", err)
 		}
@@ -222,13 +252,23 @@ func (e *Engine) homeOff(ctx context.Context, t *task, vm string) error {
 }
 
 func (e *Engine) checkHome(ctx context.Context, t *task) error {
-	problem, err := e.checkSide(ctx, t.group, t.group.Home.Host, func(m *member) string { return m.Home.VM })
-	if err != nil || problem == "" {
+	s := e.homeStartup(t)
+	problems, err := e.examine(ctx, t, s, t.group.order())
+	if err != nil {
 		return err
 	}
-	// Nothing of the other side is lost yet: its live disks stay until protection stands again.
+	t.work.Seconds = e.Clock().Sub(t.Created()).Seconds()
+	t.work.Problem = strings.Join(t.work.problems(), "; ")
+	if err := e.photograph(ctx, t, s); err != nil || len(problems) == 0 {
+		return err
+	}
+	return notUp(problems)
+}
+
+// notUp fails a failback. Nothing of the other side is lost yet: its live disks stay until protection stands again.
+func notUp(problems []string) error {
 	return api.Errorf(api.CodeHost, "The machines run on the target host again: find out what they miss at home, then order the failback again.",
-		"not up at home: %s", problem)
+		"not up at home: %s", strings.Join(problems, "; "))
 }
 
 // turnHome makes home production again: from here on there is no way back but another failover.
@@ -254,7 +294,7 @@ func (e *Engine) RemoveGroup(ctx context.Context, ref string, deleteReplicas boo
 }
 
 func (e *Engine) removeKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderRemove), Ended: e.ended, Steps: []jobs.Step{
+	return jobs.Kind{Name: string(protection.OrderRemove), Ended: e.endedWithReport, Steps: []jobs.Step{
 		{Name: "begin", Do: func(_ context.Context, r *jobs.Run) error {
 			_, err := e.transition(r.Group(), protection.RemoveStarted, api.StateRemoving)
 			return err

@@ -14,6 +14,7 @@ import (
 type scenario struct {
 	kind        string // of job
 	unprotected bool   // there is no group yet
+	shape       func(*api.GroupSpec)
 	before      func(w *world, vm, db string)
 	order       func(w *world, ctx context.Context) (api.Job, error)
 	// broken makes calls to a host fail as often as they are made; then the job fails, and all is as it was.
@@ -27,7 +28,7 @@ type scenario struct {
 // scenarios are one for every kind of job at least, and one for every undo.
 func scenarios() map[string]scenario {
 	all := map[string]scenario{}
-	for _, some := range []map[string]scenario{cycleScenarios(), verifyScenarios(), testScenarios(), failoverScenarios(), homeScenarios()} {
+	for _, some := range []map[string]scenario{cycleScenarios(), verifyScenarios(), testScenarios(), failoverScenarios(), homeScenarios(), runbookScenarios()} {
 		for name, s := range some {
 			all[name] = s
 		}

@@ -330,6 +330,16 @@ func (m *memoryState) Drop(bucket string) error {
 	return nil
 }
 
+func (m *memoryState) Get(bucket, key string, v any) error {
+	m.mu.Lock()
+	value, found := m.data[bucket][key]
+	m.mu.Unlock()
+	if !found {
+		return errors.New("not found")
+	}
+	return json.Unmarshal(value, v)
+}
+
 func (m *memoryState) Each(bucket string, fn func(key string, decode func(v any) error) error) error {
 	m.mu.Lock()
 	all := maps.Clone(m.data[bucket])

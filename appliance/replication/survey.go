@@ -54,6 +54,9 @@ func (e *Engine) survey(ctx context.Context, spec api.GroupSpec) *survey {
 	for _, err := range spec.Faults() {
 		s.refuse("spec", "", "", err)
 	}
+	if err := e.runnable(spec.Runbook); err != nil {
+		s.refuse("runbook", "runbook", "", err)
+	}
 	s.name()
 	s.home = s.endpoint("source-host", "sourceHost", spec.SourceHost)
 	s.away = s.endpoint("target-host", "targetHost", spec.TargetHost)

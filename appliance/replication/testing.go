@@ -2,7 +2,7 @@ package replication
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +19,7 @@ func (e *Engine) Test(ctx context.Context, ref string, o api.TestOrder) (api.Job
 }
 
 func (e *Engine) testKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderTest), Ended: e.ended,
+	return jobs.Kind{Name: string(protection.OrderTest), Ended: e.endedWithReport,
 		Steps: []jobs.Step{
 			e.step("report", e.openReport),
 			e.step("network", e.makeBubble),
@@ -85,6 +85,34 @@ func (e *Engine) isolation(ctx context.Context, g group) (hypervisors.Isolation,
 }
 
 func (e *Engine) startTest(ctx context.Context, t *task) error {
+	if err := t.Undo("start", ""); err != nil {
+		return err
+	}
+	if err := e.follow(ctx, t, e.testStartup(t)); err != nil {
+		return err
+	}
+	_, err := e.update(t.group.ID, func(g *group) error { g.Test.State = "running"; return nil })
+	return err
+}
+
+// testStartup says how the replicas start beside production.
+func (e *Engine) testStartup(t *task) startup {
+	at := func(t *task, i int) api.TestMachine {
+		name := t.group.Members[i].Name
+		if k := slices.IndexFunc(t.group.Test.Machines, func(m api.TestMachine) bool { return m.Name == name }); k >= 0 {
+			return t.group.Test.Machines[k]
+		}
+		return api.TestMachine{}
+	}
+	return startup{test: true, host: t.group.target().Host, start: e.startInBubble,
+		vm: func(t *task, i int) string { return at(t, i).VM },
+		stage: func(t *task, i int) provisioning.Stage {
+			return provisioning.Stage{VM: at(t, i).VM, Network: at(t, i).Network, Isolated: true}
+		}}
+}
+
+// startInBubble starts test runs of some members, and shows them.
+func (e *Engine) startInBubble(ctx context.Context, t *task, members []int) error {
 	isolation, err := e.isolation(ctx, t.group)
 	if err != nil {
 		return err
@@ -93,15 +121,15 @@ func (e *Engine) startTest(ctx context.Context, t *task) error {
 	if err != nil {
 		return err
 	}
-	if err := t.Undo("start", ""); err != nil {
-		return err
-	}
 	network := bubble(t.work.Run)
 	machines := make([]api.TestMachine, len(t.group.Members))
-	if err := e.eachReplica(ctx, t.group, func(ctx context.Context, i int, replica hypervisors.Replica) error {
+	if err := e.some(ctx, t.group, t.group.target().Host, members, func(ctx context.Context, i int) error {
 		m := &t.group.Members[i]
-		_, to := m.seats(t.group.Reversed)
-		vm, err := host.VM(ctx, to.VM)
+		replica, err := e.replicaOf(ctx, t.group, m)
+		if err != nil {
+			return err
+		}
+		vm, err := host.VM(ctx, t.group.toSeat(m).VM)
 		if err != nil {
 			return err
 		}
@@ -114,41 +142,50 @@ func (e *Engine) startTest(ctx context.Context, t *task) error {
 	if err := isolation.AssertIsolated(ctx, network); err != nil {
 		return err
 	}
-	_, err = e.update(t.group.ID, func(g *group) error { g.Test.State, g.Test.Machines = "running", machines; return nil })
+	t.group, err = e.update(t.group.ID, func(g *group) error {
+		for _, i := range members {
+			g.Test.Machines = slices.DeleteFunc(g.Test.Machines, func(m api.TestMachine) bool { return m.Name == machines[i].Name })
+			g.Test.Machines = append(g.Test.Machines, machines[i])
+		}
+		return nil
+	})
 	return err
 }
 
 // checkTest makes the boot checks inside the bubble. When one fails, the job fails but the machines stay up, so that
 // somebody can look at them; ending the test cleans up.
 func (e *Engine) checkTest(ctx context.Context, t *task) error {
-	host, err := e.host(ctx, t.group.target().Host)
+	if _, err := e.host(ctx, t.group.target().Host); err != nil {
+		return err
+	}
+	s := e.testStartup(t)
+	problems, err := e.examine(ctx, t, s, t.group.order())
 	if err != nil {
 		return err
 	}
-	machines := t.group.Test.Machines
-	var problems []string
-	for i := range machines {
-		stage := provisioning.Stage{Host: host, VM: machines[i].VM, Network: machines[i].Network, Isolated: true}
-		results := stage.Run(ctx, checks(t.group.Spec.Machines[i].Checks))
-		machines[i].Checks = checkResults(results)
-		problems = append(problems, failures(machines[i].Name, results)...)
-	}
-	if err := ctx.Err(); err != nil {
+	problems = append(problems, t.work.problems()...)
+	t.work.Problem = strings.Join(problems, "; ")
+	t.work.Seconds = e.Clock().Sub(t.Created()).Seconds()
+	if err := e.photograph(ctx, t, s); err != nil {
 		return err
 	}
 	if _, err := e.update(t.group.ID, func(g *group) error {
-		g.Test.Machines, g.Test.Problem = machines, strings.Join(problems, "; ")
-		g.Test.Seconds = e.Clock().Sub(g.Test.Started).Seconds()
+		for i, m := range g.Test.Machines {
+			if made := t.work.Boots[m.Name].Checks; made != nil {
+				g.Test.Machines[i].Checks = made
+			}
+		}
+		g.Test.Problem, g.Test.Seconds = t.work.Problem, t.work.Seconds
 		return nil
 	}); err != nil {
 		return err
 	}
-	t.Result("seconds", e.Clock().Sub(t.Created()).Seconds())
+	t.Result("seconds", t.work.Seconds)
 	if err := t.Forgive(); err != nil {
 		return err
 	}
 	if len(problems) > 0 {
-		return api.Errorf(api.CodeHost, "The machines are still up: look at them, then end the test.", "checks failed: %s", strings.Join(problems, "; "))
+		return api.Errorf(api.CodeHost, "The machines are still up: look at them, then end the test.", "checks failed: %s", t.work.Problem)
 	}
 	return nil
 }
@@ -159,7 +196,7 @@ func (e *Engine) EndTest(ctx context.Context, ref string) (api.Job, error) {
 }
 
 func (e *Engine) endTestKind() jobs.Kind {
-	return jobs.Kind{Name: string(protection.OrderEndTest), Ended: e.ended, Steps: []jobs.Step{
+	return jobs.Kind{Name: string(protection.OrderEndTest), Ended: e.endedWithReport, Steps: []jobs.Step{
 		e.step("end-machines", e.endRuns),
 		e.step("network", e.dropBubble),
 		e.step("report", func(_ context.Context, t *task) error { return e.closeReport(t, "") }),
@@ -191,29 +228,6 @@ func (e *Engine) closeReport(t *task, problem string) error {
 	return err
 }
 
-// checkSide makes the boot checks of a group's machines on one of its hosts, from the host's own network. The problem
-// is empty when all passed; what cannot be asked has not. The error is that of ctx.
-func (e *Engine) checkSide(ctx context.Context, g group, hostID string, seat func(*member) string) (problem string, err error) {
-	host, err := e.host(ctx, hostID)
-	if err != nil {
-		return err.Error(), ctx.Err()
-	}
-	var problems []string
-	for i := range g.Members {
-		vm, err := host.VM(ctx, seat(&g.Members[i]))
-		if err != nil {
-			problems = append(problems, g.Members[i].Name+": "+err.Error())
-			continue
-		}
-		stage := provisioning.Stage{Host: host, VM: vm.ID}
-		if len(vm.Hardware.NICs) > 0 {
-			stage.Network = vm.Hardware.NICs[0].Network
-		}
-		problems = append(problems, failures(g.Members[i].Name, stage.Run(ctx, checks(g.Spec.Machines[i].Checks)))...)
-	}
-	return strings.Join(problems, "; "), ctx.Err()
-}
-
 func checks(wishes []api.Check) []provisioning.Check {
 	out := make([]provisioning.Check, 0, len(wishes))
 	for _, c := range wishes {
@@ -227,15 +241,6 @@ func checkResults(results []provisioning.Result) []api.CheckResult {
 	out := make([]api.CheckResult, 0, len(results))
 	for _, r := range results {
 		out = append(out, api.CheckResult{Kind: string(r.Kind), Passed: r.Passed, Message: r.Message, Seconds: r.Took.Seconds()})
-	}
-	return out
-}
-
-func failures(machine string, results []provisioning.Result) (out []string) {
-	for _, r := range results {
-		if !r.Passed {
-			out = append(out, fmt.Sprintf("%s: %s: %s", machine, r.Kind, r.Message))
-		}
 	}
 	return out
 }

@@ -14,12 +14,17 @@ import (
 // After the first error nobody else begins, but whoever is at work ends it: half a start helps nobody. That error is
 // returned, with the member's name.
 func (e *Engine) together(ctx context.Context, g group, hostID string, do func(ctx context.Context, i int) error) error {
+	return e.some(ctx, g, hostID, g.order(), do)
+}
+
+// some is together for some of the members.
+func (e *Engine) some(ctx context.Context, g group, hostID string, members []int, do func(ctx context.Context, i int) error) error {
 	host, err := e.endpoint(hostID)
 	if err != nil {
 		return err
 	}
 	work, begin := errgroup.WithContext(ctx)
-	for i := range g.Members {
+	for _, i := range members {
 		if err := host.starts.Acquire(begin, 1); err != nil {
 			break // ctx has ended, or somebody failed
 		}

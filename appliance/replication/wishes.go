@@ -29,7 +29,7 @@ func (e *Engine) wish(g group, o api.PlanOrder) (wish, error) {
 		w.also = []func(group) error{startable(w.order, o.Point)}
 		w.work = work{Point: o.Point, Run: newID()}
 		if p, err := g.point(o.Point); err == nil {
-			w.work.Point = p.ID // whatever the newest is when it starts
+			w.work.Point, w.work.Taken = p.ID, p.Taken // whatever the newest is when it starts
 		}
 	case protection.OrderEndTest:
 		w.work = work{Run: g.TestRun}

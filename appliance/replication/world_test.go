@@ -46,6 +46,11 @@ type world struct {
 	shutdownTime time.Duration
 	noticeTime   time.Duration
 	atOnce       int
+	scripts      *play
+	// sleeps is asked instead of sleeping; nil: the clock moves on at once.
+	sleeps func(ctx context.Context, d time.Duration) error
+	// answers lets whoever waits for a job confirm its manual steps.
+	answers bool
 
 	mu   sync.Mutex
 	now  time.Time
@@ -53,7 +58,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, away ...fake.Option) *world {
-	w := &world{t: t, path: filepath.Join(memory(t), "state.db"), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	w := &world{t: t, scripts: &play{}, path: filepath.Join(memory(t), "state.db"), now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 		faults: map[string]*hypervisortest.Faults{"home": hypervisortest.NewFaults(t), "away": hypervisortest.NewFaults(t)}}
 	w.home = fake.New("home", w.clock, fake.WithNetwork("lan"))
 	w.away = fake.New("away", w.clock, append(away, fake.WithNetwork("lan"))...)
@@ -135,7 +140,7 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.dead.Store(false)
 	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, &w.dead}, Bus: store.NewBus(db, w.clock, log),
-		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce,
+		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, Sleep: w.sleep,
 		KillPoint: func(kind, step, phase string) {
 			if w.kill != nil {
 				w.kill(kind, step, phase)
@@ -259,8 +264,7 @@ func (w *world) jobs(group string, limit int) []api.Job {
 func (w *world) wait(job string) api.Job {
 	w.t.Helper()
 	require.Eventually(w.t, func() bool {
-		j, err := w.engine.GetJob(w.t.Context(), job)
-		return err == nil && j.State.Ended()
+		return w.ended(job)
 	}, waitFor, tick)
 	j, err := w.engine.GetJob(w.t.Context(), job)
 	require.NoError(w.t, err)
