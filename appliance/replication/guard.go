@@ -38,9 +38,6 @@ func (e *Engine) Guard(ctx context.Context) {
 	e.closeRetired()
 	away := map[string]bool{} // its machines are looked at when it is back; it is not waited for twice
 	for _, g := range e.snapshotGroups() {
-		if g.Restored != nil {
-			continue // what must be off is not known
-		}
 		if !away[g.Home.Host] && !away[g.Away.Host] && e.canPay(g) && !e.payInTime(ctx, g.ID) {
 			away[g.Home.Host], away[g.Away.Host] = true, true // one of them
 		}
@@ -98,7 +95,7 @@ func (e *Engine) guard(ctx context.Context, g group) error {
 		return err
 	}
 	side, seat, settled := g.idle()
-	if !settled || g.Restored != nil || e.isCreating(g.ID) {
+	if !settled || g.Restored != nil || e.isCreating(g.ID) { // restored: what must be off is not known
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
