@@ -1,61 +1,123 @@
-// Connecting a host: where it is, and whether everything works there.
-import { ActionGroup, Button, FormGroup, Radio } from '@patternfly/react-core'
+// Connecting a host, or changing how: where it is, and whether everything works there.
+import { ActionGroup, Alert, Button, FormGroup, Radio } from '@patternfly/react-core'
 import { useId, useState } from 'react'
 import { useTranslation } from 'react-i18next'
-import { useNavigate } from 'react-router-dom'
+import { useNavigate, useParams } from 'react-router-dom'
 import { api, refresh } from '../api/client'
+import type { Host, HostSpec, HostTest } from '../api/schema'
 import { useSay } from '../parts/dialogs'
-import { NumberField, ProblemForm, TextField } from '../parts/forms'
-import { Page } from '../parts/page'
-
-interface Reach {
-  way: 'ssh' | 'local' | 'other'
-  address: string
-  user: string
-  keyFile: string
-  knownHosts: string
-  uri: string
-}
-
-const nowhere: Reach = {
-  way: 'ssh', address: '', user: 'root', keyFile: '/etc/understudy/id_ed25519', knownHosts: '/etc/understudy/known_hosts', uri: '',
-}
-
-/** The address as the driver wants it. Slashes may stay as they are in a query. */
-export function uriOf(r: Reach): string {
-  if (r.way === 'local') return 'qemu:///system'
-  if (r.way === 'other') return r.uri.trim()
-  const part = (s: string) => encodeURIComponent(s.trim()).replaceAll('%2F', '/')
-  return `qemu+ssh://${part(r.user)}@${r.address.trim()}/system?keyfile=${part(r.keyFile)}&known_hosts=${part(r.knownHosts)}`
-}
+import { Conflict, NumberField, ProblemForm, TextField, useDraft } from '../parts/forms'
+import { Answer, Heading, Page, ProblemAlert, sentence } from '../parts/page'
+import { Abilities, Checks } from './hosts'
+import { nowhere, reachOf, uriOf, type Reach } from './reach'
 
 export function AddHost() {
   const { t } = useTranslation()
   const go = useNavigate()
   const say = useSay()
-  const [name, setName] = useState('')
-  const [maxJobs, setMaxJobs] = useState(4)
-  const [reach, setReach] = useState(nowhere)
+  const [spec, setSpec] = useState<HostSpec>({ name: '', uri: '', maxJobs: 4 })
   const add = api.useMutation('post', '/hosts', {
     onSuccess: h => {
-      void refresh('/hosts')
+      void refresh('/hosts', '/overview')
       say(t('hosts.added', { name: h.name }))
-      go(`/hosts/${h.id}`)
+      void go(`/hosts/${h.id}`)
     },
   })
-  const spec = { name, uri: uriOf(reach), maxJobs }
   return (
     <Page title={t('hosts.add')} within={[['/hosts', t('nav.hosts')]]} lead={t('hosts.addLead')}>
-      <ProblemForm error={add.error} onSubmit={() => add.mutate({ body: spec })}>
-        <TextField label={t('hosts.name')} path="name" hint={t('hosts.nameHint')} required maxLength={63} value={name} onChange={setName} />
-        <ReachFields reach={reach} onChange={change => setReach({ ...reach, ...change })} />
-        <NumberField label={t('hosts.maxJobs')} path="maxJobs" hint={t('hosts.maxJobsHint')} min={1} max={64} value={maxJobs} onChange={setMaxJobs} />
+      <HostForm spec={spec} onChange={change => setSpec({ ...spec, ...change })} error={add.error} busy={add.isPending} submit={t('hosts.add')} back="/hosts" onSubmit={() => add.mutate({ body: spec })} />
+    </Page>
+  )
+}
+
+export function EditHost() {
+  const { id = '' } = useParams()
+  const host = api.useQuery('get', '/hosts/{id}', { params: { path: { id } } })
+  return <Answer query={host}>{h => <Edit host={h} />}</Answer>
+}
+
+function Edit({ host }: { host: Host }) {
+  const { t } = useTranslation()
+  const go = useNavigate()
+  const say = useSay()
+  const edit = useDraft(host)
+  const { name, uri, maxJobs } = edit.draft
+  const spec = { name, uri, maxJobs }
+  const save = api.useMutation('put', '/hosts/{id}', {
+    onSuccess: () => {
+      say(t('common.saved'))
+      void go(`/hosts/${host.id}`)
+    },
+    onSettled: () => void refresh('/hosts'),
+  })
+  return (
+    <Page title={t('hosts.edit', { name: host.name })} within={[['/hosts', t('nav.hosts')], [`/hosts/${host.id}`, host.name]]}>
+      <HostForm spec={spec} onChange={edit.set} error={save.error} busy={save.isPending} submit={t('common.save')} back={`/hosts/${host.id}`}
+        above={<Conflict edit={edit} names={{ name: t('hosts.name'), uri: t('hosts.uri'), maxJobs: t('hosts.maxJobs') }} />}
+        onSubmit={() => save.mutate({ params: { path: { id: host.id }, header: { 'If-Match': edit.ifMatch } }, body: spec })} />
+    </Page>
+  )
+}
+
+interface HostFormProps {
+  spec: HostSpec
+  onChange: (change: Partial<HostSpec>) => void
+  error: unknown
+  busy: boolean
+  submit: string
+  back: string
+  above?: React.ReactNode
+  onSubmit: () => void
+}
+
+function HostForm({ spec, onChange, error, busy, submit, back, above, onSubmit }: HostFormProps) {
+  const { t } = useTranslation()
+  const go = useNavigate()
+  const [reach, setReach] = useState<Reach>(() => (spec.uri ? reachOf(spec.uri) : nowhere))
+  const test = api.useMutation('post', '/hosts/test')
+  const change = (r: Reach) => {
+    setReach(r)
+    onChange({ uri: uriOf(r) })
+    test.reset()
+  }
+  return (
+    <>
+      <ProblemForm error={error} onSubmit={onSubmit}>
+        {above}
+        <TextField label={t('hosts.name')} path="name" hint={t('hosts.nameHint')} required maxLength={63} value={spec.name} onChange={name => onChange({ name })} />
+        <ReachFields reach={reach} onChange={c => change({ ...reach, ...c })} />
+        <NumberField label={t('hosts.maxJobs')} path="maxJobs" hint={t('hosts.maxJobsHint')} min={1} max={64} value={spec.maxJobs || 4} onChange={maxJobs => onChange({ maxJobs })} />
         <ActionGroup>
-          <Button type="submit" isLoading={add.isPending} isDisabled={add.isPending}>{t('hosts.add')}</Button>
-          <Button variant="link" onClick={() => go('/hosts')}>{t('common.cancel')}</Button>
+          <Button type="submit" isLoading={busy} isDisabled={busy || !spec.name}>{submit}</Button>
+          <Button variant="secondary" isLoading={test.isPending} isDisabled={test.isPending} onClick={() => test.mutate({ body: { ...spec, name: spec.name || 'host', uri: uriOf(reach) } })}>{t('hosts.test')}</Button>
+          <Button variant="link" onClick={() => void go(back)}>{t('common.cancel')}</Button>
         </ActionGroup>
       </ProblemForm>
-    </Page>
+      <div className="host-test" aria-live="polite">
+        {!!test.error && <ProblemAlert error={test.error} />}
+        {test.data && <Tested test={test.data} name={spec.name} />}
+      </div>
+    </>
+  )
+}
+
+/** What the test of a connection found. */
+function Tested({ test, name }: { test: HostTest; name: string }) {
+  const { t } = useTranslation()
+  const missing = (test.checks ?? []).some(c => c.result === 'failed')
+  return (
+    <>
+      {test.problem ? <Alert variant="danger" isInline title={sentence(test.problem)}>{test.hint}</Alert>
+        : <Alert variant={missing ? 'warning' : 'success'} isInline title={t(missing ? 'hosts.testMissing' : 'hosts.testGood', { product: `${test.product} ${test.version}` })} />}
+      {test.known && test.known !== name && <Alert variant="warning" isInline title={t('hosts.known', { name: test.known })} />}
+      {test.reachable && (
+        <>
+          <Heading>{t('hosts.abilities')}</Heading>
+          <Abilities of={test.capabilities} />
+          {!!test.checks?.length && <Checks checks={test.checks} />}
+        </>
+      )}
+    </>
   )
 }
 

@@ -51,7 +51,10 @@ export function HostPage() {
   const [removing, setRemoving] = useState(false)
   const h = host.data
   const actions = h && may('administrator') && (
-    <Button variant="secondary" isDanger onClick={() => setRemoving(true)}>{t('hosts.remove')}</Button>
+    <>
+      <ButtonLink variant="secondary" to={`/hosts/${id}/edit`}>{t('common.edit')}</ButtonLink>
+      <Button variant="secondary" isDanger onClick={() => setRemoving(true)}>{t('hosts.remove')}</Button>
+    </>
   )
   return (
     <Page title={h?.name ?? t('nav.hosts')} within={[['/hosts', t('nav.hosts')]]} labels={h && <ConnectedLabel connected={h.connected} />} actions={actions}>

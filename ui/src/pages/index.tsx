@@ -11,7 +11,7 @@ export interface Route {
   whole?: boolean
   page: LazyExoticComponent<ComponentType>
   /** Key of its words below "nav"; without one it is reached from other pages only. */
-  nav?: 'overview' | 'hosts' | 'alerts' | 'settings'
+  nav?: 'overview' | 'hosts' | 'alerts' | 'audit' | 'settings'
 }
 
 export const routes: Route[] = [
@@ -19,7 +19,9 @@ export const routes: Route[] = [
   { path: '/alerts', need: 'viewer', page: page(() => import('./alerts').then(m => m.Alerts)), nav: 'alerts' },
   { path: '/hosts', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },
   { path: '/hosts/new', need: 'administrator', page: page(() => import('./host-form').then(m => m.AddHost)) },
+  { path: '/hosts/:id/edit', need: 'administrator', page: page(() => import('./host-form').then(m => m.EditHost)) },
   { path: '/hosts/:id', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.HostPage)) },
+  { path: '/audit', need: 'administrator', page: page(() => import('./audit').then(m => m.Audit)), nav: 'audit' },
   { path: '/settings', need: 'administrator', page: page(() => import('./settings/page').then(m => m.Settings)), nav: 'settings' },
   { path: '/account', need: 'viewer', page: page(() => import('./account').then(m => m.Account)) },
 ]

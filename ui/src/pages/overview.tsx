@@ -6,7 +6,7 @@ import { useTranslation } from 'react-i18next'
 import { Link } from 'react-router-dom'
 import { api } from '../api/client'
 import type { Overview } from '../api/schema'
-import { colors, Donut } from '../parts/charts'
+import { colors, Donut, TimeChart } from '../parts/charts'
 import { JobProgress, useJobWords } from '../parts/job'
 import { SeverityLabel } from '../parts/labels'
 import { Answer, Empty, Page, sentence } from '../parts/page'
@@ -67,6 +67,7 @@ function State({ overview: o }: { overview: Overview }) {
         </GridItem>
         <GridItem md={12} lg={6}><Alerts overview={o} /></GridItem>
         <GridItem md={12} lg={6}><Jobs overview={o} /></GridItem>
+        <GridItem><Throughput /></GridItem>
         {o.storage.length > 0 && <GridItem md={12} lg={6}><Storage overview={o} /></GridItem>}
       </Grid>
     </>
@@ -147,6 +148,25 @@ function Storage({ overview: o }: { overview: Overview }) {
           </li>
         ))}
       </ul>
+    </Panel>
+  )
+}
+
+/** Bytes per second over the last day, as means of the slots that the appliance keeps. */
+function Throughput() {
+  const { t } = useTranslation()
+  const f = useFormat()
+  const history = api.useQuery('get', '/history', { params: { query: { hours: 24 } } })
+  return (
+    <Panel title={t('overview.throughput')}>
+      <Answer query={history}>
+        {h => (
+          <TimeChart title={t('overview.throughput')} filled format={f.rate} series={[
+            { name: t('overview.read'), points: h.samples.map(s => ({ x: new Date(s.time), y: s.bytesRead / s.seconds })) },
+            { name: t('overview.written'), points: h.samples.map(s => ({ x: new Date(s.time), y: s.bytesWritten / s.seconds })) },
+          ]} />
+        )}
+      </Answer>
     </Panel>
   )
 }

@@ -71,3 +71,8 @@ export function ResultLabel({ result }: { result: 'passed' | 'failed' | 'skipped
   const { t } = useTranslation()
   return <Label {...{ passed: good, failed: bad, skipped: off, warning: warn }[result]}>{t(`result.${result}`)}</Label>
 }
+
+export function OutcomeLabel({ outcome }: { outcome: 'done' | 'refused' | 'failed' | 'unknown' }) {
+  const { t } = useTranslation()
+  return <Label {...{ done: good, refused: warn, failed: bad, unknown: warn }[outcome]}>{t(`outcome.${outcome}`)}</Label>
+}

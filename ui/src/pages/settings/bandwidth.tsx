@@ -39,7 +39,7 @@ function Calendar({ calendar }: { calendar: BandwidthCalendar }) {
       <div><Button variant="secondary" onClick={() => edit.set({ rules: [...rules, businessHours] })}>{t('bandwidth.add')}</Button></div>
       <ActionGroup>
         <Button type="submit" isLoading={save.isPending} isDisabled={!edit.dirty || save.isPending}>{t('common.save')}</Button>
-        <Button variant="link" isDisabled={!edit.dirty} onClick={() => edit.take()}>{t('common.undo')}</Button>
+        {edit.dirty && <Button variant="link" onClick={() => edit.take()}>{t('common.undo')}</Button>}
       </ActionGroup>
     </ProblemForm>
   )

@@ -4,6 +4,7 @@ import { Page, PageTabs } from '../../parts/page'
 import { Bandwidth } from './bandwidth'
 import { CertificateSettings } from './certificate'
 import { Notifications } from './notifications'
+import { System } from './system'
 import { Users } from './users'
 
 export function Settings() {
@@ -15,6 +16,7 @@ export function Settings() {
         { key: 'notifications', title: t('settings.notifications'), content: () => <Notifications /> },
         { key: 'bandwidth', title: t('settings.bandwidth'), content: () => <Bandwidth /> },
         { key: 'certificate', title: t('settings.certificate'), content: () => <CertificateSettings /> },
+        { key: 'system', title: t('settings.system'), content: () => <System /> },
       ]} />
     </Page>
   )
