@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds every wait: for a machine that is busy, not for one that is well.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // child is a receiver at work.
 type child struct {

@@ -27,9 +27,10 @@ import (
 // place is an appliance without an engine: what would be published by it is published by the test.
 type place struct {
 	*notify.Notifier
-	t   *testing.T
-	bus *store.Bus
-	log *strings.Builder
+	t      *testing.T
+	bus    *store.Bus
+	log    *strings.Builder
+	storms int
 }
 
 const secretText = "correct-horse-battery"
@@ -101,8 +102,9 @@ func (p *place) failJob(id string) {
 
 // storm is more than a channel tells one by one.
 func (p *place) storm(n int) {
+	p.storms++
 	for i := range n {
-		p.begin(fmt.Sprintf("storm-%d", i))
+		p.begin(fmt.Sprintf("storm-%d-%d", p.storms, i))
 	}
 }
 
