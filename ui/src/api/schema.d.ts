@@ -785,6 +785,74 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/reports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the reports of what was ordered, newest first */
+        get: operations["list-reports"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/reports/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show a report */
+        get: operations["get-report"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/reports/{id}/html": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show a report as a page that stands alone */
+        get: operations["get-report-html"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/reports/{id}/screens/{machine}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show a machine's screen, as it was when it had started */
+        get: operations["get-report-screen"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/restore": {
         parameters: {
             query?: never;
@@ -813,6 +881,23 @@ export interface paths {
         put?: never;
         /** Seal the kept secrets with a new key */
         post: operations["rotate-key"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/scripts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the scripts that runbooks may name */
+        get: operations["list-scripts"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1043,6 +1128,30 @@ export interface components {
             /** Format: date-time */
             started: string;
             version: string;
+        };
+        Action: {
+            /** @description Never a secret: arguments can be seen by everybody on the appliance */
+            args?: string[] | null;
+            /** @description In test failovers too */
+            inTests?: boolean;
+            /** @enum {string} */
+            kind: "script" | "manual";
+            /** @description For people; unique in the runbook */
+            name: string;
+            /**
+             * @description Of a script; empty means stop: the order fails and is undone
+             * @enum {string}
+             */
+            onFailure?: "stop" | "continue";
+            /** @description Name of a file in the appliance's scripts directory; see list-scripts */
+            script?: string;
+            /** @description What the person is to do; the job waits until it is confirmed */
+            text?: string;
+            /**
+             * Format: int64
+             * @description Of a script, which is killed then; 0 means 300
+             */
+            timeoutSeconds?: number;
         };
         ActiveAlert: {
             /** @description Id of the group */
@@ -1409,6 +1518,8 @@ export interface components {
              */
             revision: number;
             rpo: components["schemas"]["RPOStatus"];
+            /** @description What is done around the start of the machines */
+            runbook?: components["schemas"]["Runbook"];
             /** @description Host name or id */
             sourceHost: string;
             state: string;
@@ -1434,6 +1545,8 @@ export interface components {
         GroupEdit: {
             machines?: components["schemas"]["MachineEdit"][] | null;
             policy: components["schemas"]["Policy"];
+            /** @description Left out: as it was; without stages: none */
+            runbook?: components["schemas"]["Runbook"];
         };
         GroupMachine: {
             /** @description What must answer before a start counts as passed */
@@ -1454,6 +1567,11 @@ export interface components {
              */
             nicModel?: "virtio" | "e1000" | "e1000e" | "rtl8139" | "vmxnet3";
             replicaName?: string;
+            /**
+             * Format: int64
+             * @description Start group, from 1; the next stage starts when this one has. 0 means 1
+             */
+            stage?: number;
             /** @description Machine id or name at the source */
             vm: string;
         };
@@ -1472,6 +1590,8 @@ export interface components {
             /** @description Source network to target network; unmapped ones keep their name */
             networks?: components["schemas"]["NetworkMap"][] | null;
             policy: components["schemas"]["Policy"];
+            /** @description What is done around the start of the machines */
+            runbook?: components["schemas"]["Runbook"];
             /** @description Host name or id */
             sourceHost: string;
             /** @description Storage of the target for the replicas; empty means its default */
@@ -1617,6 +1737,11 @@ export interface components {
         };
         MachineEdit: {
             checks?: components["schemas"]["Check"][] | null;
+            /**
+             * Format: int64
+             * @description Start group; 0 means 1
+             */
+            stage?: number;
             /** @description As in the group's specification, or the machine's name or id */
             vm: string;
         };
@@ -1722,6 +1847,14 @@ export interface components {
              */
             total: number;
         };
+        PageReport: {
+            items: components["schemas"]["Report"][];
+            /**
+             * Format: int64
+             * @description How many there are in all, with these filters
+             */
+            total: number;
+        };
         PasswordChange: {
             /**
              * Format: password
@@ -1765,7 +1898,7 @@ export interface components {
         };
         PlanChange: {
             /** @enum {string} */
-            code: "last-copy" | "source-off" | "source-on" | "source-autostart-off" | "source-autostart-on" | "source-writes-given-up" | "replica-starts" | "replica-off" | "replica-autostart-on" | "replica-writes-discarded" | "test-network-made" | "test-network-removed" | "test-starts" | "test-ends" | "no-way-back" | "roles-swap" | "copy-back" | "home-starts" | "points-dropped" | "stray-off" | "protection-ends" | "replicas-kept" | "replicas-deleted";
+            code: "last-copy" | "source-off" | "source-on" | "source-autostart-off" | "source-autostart-on" | "source-writes-given-up" | "replica-starts" | "script-runs" | "manual-step" | "delay" | "replica-off" | "replica-autostart-on" | "replica-writes-discarded" | "test-network-made" | "test-network-removed" | "test-starts" | "test-ends" | "no-way-back" | "roles-swap" | "copy-back" | "home-starts" | "points-dropped" | "stray-off" | "protection-ends" | "replicas-kept" | "replicas-deleted";
             /** @description Name of the host on which it happens */
             host?: string;
             machine?: string;
@@ -1792,6 +1925,11 @@ export interface components {
              * @enum {string}
              */
             source: "off" | "running" | "paused" | "gone" | "unknown";
+            /**
+             * Format: int64
+             * @description Start group, from 1
+             */
+            stage: number;
             /** @description Name of the host that it runs on after */
             to: string;
         };
@@ -1970,6 +2108,91 @@ export interface components {
             /** Format: int64 */
             offset: number;
         };
+        Report: {
+            actions: components["schemas"]["ReportAction"][];
+            /** @description Job that ended the test */
+            cleanUp?: string;
+            /**
+             * Format: date-time
+             * @description Of a test: when it was cleaned up
+             */
+            ended?: string;
+            force?: boolean;
+            /** @description Name of the host where the machines were */
+            from: string;
+            /** @description Id */
+            group: string;
+            groupName: string;
+            hint?: string;
+            /** @description That of the job */
+            id: string;
+            job: string;
+            /** @enum {string} */
+            kind: "test" | "failover" | "commit" | "rollback" | "reprotect" | "failback" | "fence";
+            /**
+             * Format: double
+             * @description Age of the point when the order was given; 0 when the point is younger
+             */
+            lossSeconds: number;
+            machines: components["schemas"]["ReportMachine"][];
+            /** @enum {string} */
+            outcome: "running" | "passed" | "warning" | "failed" | "cancelled";
+            planned?: boolean;
+            point?: string;
+            /** Format: date-time */
+            pointTaken?: string;
+            problem?: string;
+            /**
+             * Format: double
+             * @description From the order until all checks were made (RTO); 0 when it did not come to that
+             */
+            seconds: number;
+            /**
+             * Format: date-time
+             * @description When it was ordered
+             */
+            started: string;
+            /** @description As in the job's timeline; of a test, those of the clean-up too */
+            steps: components["schemas"]["JobStep"][];
+            /** @description Name of the host where the order brings them */
+            to: string;
+        };
+        ReportAction: {
+            /** @description Who confirmed a manual step */
+            by?: string;
+            /** Format: date-time */
+            ended: string;
+            error?: string;
+            /** @enum {string} */
+            kind: "script" | "manual";
+            name: string;
+            /** @enum {string} */
+            outcome: "passed" | "failed" | "cancelled";
+            /** @description What the script wrote, or the note of the confirmation; lists leave it out */
+            output?: string;
+            /** Format: int64 */
+            stage: number;
+            /** Format: date-time */
+            started: string;
+            /** @enum {string} */
+            when: "before" | "after";
+        };
+        ReportMachine: {
+            checks: components["schemas"]["CheckResult"][];
+            /** @description Name */
+            host: string;
+            name: string;
+            /** @description There is a picture of its screen; the newest reports of a group have them */
+            screen: boolean;
+            /** @description Why there is none */
+            screenProblem?: string;
+            /** Format: int64 */
+            stage: number;
+            /** Format: date-time */
+            started?: string;
+            /** @description Machine id on the host */
+            vm: string;
+        };
         Restoration: {
             /** @description Identity that the appliance will have */
             appliance: string;
@@ -2063,6 +2286,28 @@ export interface components {
             minSeverity?: "info" | "warning" | "critical";
             name: string;
         };
+        Runbook: {
+            /** @description What is wanted around the start of a stage; stages without wishes may be left out */
+            stages: components["schemas"]["RunbookStage"][];
+        };
+        RunbookStage: {
+            /** @description When they have started */
+            after?: components["schemas"]["Action"][] | null;
+            /** @description Before the machines of this stage start; production is off by then, but in a test */
+            before?: components["schemas"]["Action"][] | null;
+            /**
+             * Format: int64
+             * @description How long to wait before the next stage begins
+             */
+            delaySeconds?: number;
+            /**
+             * Format: int64
+             * @description As in the machines
+             */
+            stage: number;
+            /** @description Go on only when the boot checks of this stage's machines passed, or their time is over */
+            waitForChecks?: boolean;
+        };
         Sample: {
             /** Format: int64 */
             bytesRead: number;
@@ -2093,6 +2338,11 @@ export interface components {
              * @description Largest age of the newest point, seconds
              */
             worstAge: number;
+        };
+        Script: {
+            name: string;
+            /** Format: int64 */
+            size: number;
         };
         SecretsStatus: {
             hint?: string;
@@ -2436,6 +2686,7 @@ export interface components {
     pathItems: never;
 }
 export type About = components['schemas']['About'];
+export type Action = components['schemas']['Action'];
 export type ActiveAlert = components['schemas']['ActiveAlert'];
 export type Alert = components['schemas']['Alert'];
 export type AuditEntry = components['schemas']['AuditEntry'];
@@ -2485,6 +2736,7 @@ export type PageDelivery = components['schemas']['PageDelivery'];
 export type PageGroup = components['schemas']['PageGroup'];
 export type PageJob = components['schemas']['PageJob'];
 export type PageProtectedMachine = components['schemas']['PageProtectedMachine'];
+export type PageReport = components['schemas']['PageReport'];
 export type PasswordChange = components['schemas']['PasswordChange'];
 export type Plan = components['schemas']['Plan'];
 export type PlanChange = components['schemas']['PlanChange'];
@@ -2502,13 +2754,19 @@ export type Progress = components['schemas']['Progress'];
 export type ProtectedMachine = components['schemas']['ProtectedMachine'];
 export type Provider = components['schemas']['Provider'];
 export type Range = components['schemas']['Range'];
+export type Report = components['schemas']['Report'];
+export type ReportAction = components['schemas']['ReportAction'];
+export type ReportMachine = components['schemas']['ReportMachine'];
 export type Restoration = components['schemas']['Restoration'];
 export type RestoreOrder = components['schemas']['RestoreOrder'];
 export type RetentionTier = components['schemas']['RetentionTier'];
 export type RpoStatus = components['schemas']['RPOStatus'];
 export type Rule = components['schemas']['Rule'];
 export type RuleSpec = components['schemas']['RuleSpec'];
+export type Runbook = components['schemas']['Runbook'];
+export type RunbookStage = components['schemas']['RunbookStage'];
 export type Sample = components['schemas']['Sample'];
+export type Script = components['schemas']['Script'];
 export type SecretsStatus = components['schemas']['SecretsStatus'];
 export type Setup = components['schemas']['Setup'];
 export type SetupSpec = components['schemas']['SetupSpec'];
@@ -4469,6 +4727,149 @@ export interface operations {
             };
         };
     };
+    "list-reports": {
+        parameters: {
+            query?: {
+                /** @description Id or name of a group, which may be gone */
+                group?: string;
+                /** @description Only those of this kind */
+                kind?: "test" | "failover" | "commit" | "rollback" | "reprotect" | "failback" | "fence";
+                /** @description How many items at most */
+                limit?: number;
+                /** @description How many items to leave out */
+                offset?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PageReport"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "get-report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the report, which is that of its job */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Report"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "get-report-html": {
+        parameters: {
+            query?: {
+                /** @description Language of the page */
+                lang?: "en" | "de";
+            };
+            header?: never;
+            path: {
+                /** @description Id of the report, which is that of its job */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "Content-Security-Policy"?: string;
+                    "Content-Type"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "get-report-screen": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id of the report, which is that of its job */
+                id: string;
+                /** @description Name of the machine */
+                machine: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    "Content-Security-Policy"?: string;
+                    "Content-Type"?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": string;
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     restore: {
         parameters: {
             query?: never;
@@ -4518,6 +4919,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["SecretsStatus"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "list-scripts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Script"][] | null;
                 };
             };
             /** @description Error */

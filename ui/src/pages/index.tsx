@@ -1,6 +1,7 @@
 // Every page: its address, who may see it, and its place in the navigation. Each is loaded when it is opened.
 import { lazy, type ComponentType, type LazyExoticComponent } from 'react'
 import type { Role } from '../session'
+import type en from '../words/en.json'
 
 const page = (load: () => Promise<ComponentType>) => lazy(async () => ({ default: await load() }))
 
@@ -11,12 +12,17 @@ export interface Route {
   whole?: boolean
   page: LazyExoticComponent<ComponentType>
   /** Key of its words below "nav"; without one it is reached from other pages only. */
-  nav?: 'overview' | 'hosts' | 'alerts' | 'audit' | 'settings'
+  nav?: keyof typeof en.nav
 }
 
 export const routes: Route[] = [
   { path: '/overview', need: 'viewer', page: page(() => import('./overview').then(m => m.OverviewPage)), nav: 'overview' },
   { path: '/alerts', need: 'viewer', page: page(() => import('./alerts').then(m => m.Alerts)), nav: 'alerts' },
+  { path: '/groups', need: 'viewer', page: page(() => import('./groups').then(m => m.Groups)), nav: 'groups' },
+  { path: '/groups/:id', need: 'viewer', page: page(() => import('./group').then(m => m.GroupPage)) },
+  { path: '/groups/:id/order/:order', need: 'viewer', page: page(() => import('./order').then(m => m.OrderPage)) },
+  { path: '/jobs', need: 'viewer', page: page(() => import('./jobs').then(m => m.Jobs)), nav: 'jobs' },
+  { path: '/jobs/:id', need: 'viewer', page: page(() => import('./jobs').then(m => m.JobPage)) },
   { path: '/hosts', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },
   { path: '/hosts/new', need: 'administrator', page: page(() => import('./host-form').then(m => m.AddHost)) },
   { path: '/hosts/:id/edit', need: 'administrator', page: page(() => import('./host-form').then(m => m.EditHost)) },
