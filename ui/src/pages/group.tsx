@@ -12,7 +12,7 @@ import { JobTable } from './jobs'
 import { away } from './next'
 import { NextStep } from './next-step'
 import { Points } from './points'
-import { Settings } from './settings'
+import { Settings } from './group-settings'
 
 export function GroupPage() {
   const { id = '' } = useParams()

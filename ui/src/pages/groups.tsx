@@ -20,7 +20,7 @@ export function Groups() {
   const { sort = 'name', ...values } = filter.values
   const rows = usePages((offset, limit) => api.queryOptions('get', '/groups', { params: { query: { ...values, sort, offset, limit } as Query } }))
   const filtered = Object.values(values).some(v => v)
-  const protect = may('administrator') && <Button key="protect" onClick={() => void go('/protect')}>{t('protect.button')}</Button>
+  const protect = may('administrator') && <Button key="protect" onClick={() => void go('/groups/new')}>{t('protect.button')}</Button>
   const columns: Column<Group>[] = [
     { title: t('group.name'), sort: 'name', width: 20, cell: g => <Link to={`/groups/${g.id}`}>{g.name}</Link> },
     { title: t('group.health'), sort: 'health', cell: g => <HealthLabel health={g.health} reason={g.healthReason} /> },

@@ -19,6 +19,7 @@ export const routes: Route[] = [
   { path: '/overview', need: 'viewer', page: page(() => import('./overview').then(m => m.OverviewPage)), nav: 'overview' },
   { path: '/alerts', need: 'viewer', page: page(() => import('./alerts').then(m => m.Alerts)), nav: 'alerts' },
   { path: '/groups', need: 'viewer', page: page(() => import('./groups').then(m => m.Groups)), nav: 'groups' },
+  { path: '/groups/new', need: 'administrator', whole: true, page: page(() => import('./protect/wizard').then(m => m.Protect)) },
   { path: '/groups/:id', need: 'viewer', page: page(() => import('./group').then(m => m.GroupPage)) },
   { path: '/groups/:id/order/:order', need: 'viewer', page: page(() => import('./order').then(m => m.OrderPage)) },
   { path: '/jobs', need: 'viewer', page: page(() => import('./jobs').then(m => m.Jobs)), nav: 'jobs' },

@@ -5,9 +5,17 @@ import {
 import { createContext, useContext, useEffect, useId, useRef, useState, type FormEvent, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
 import { Problem } from '../api/client'
+import type { Violation } from '../api/schema'
 import { ProblemAlert, sentence } from './page'
 
 const Problems = createContext<Problem | undefined>(undefined)
+
+/** Shows at the fields within what was found wrong with them elsewhere. */
+export const FieldProblems = ({ violations, children }: { violations: Violation[]; children: ReactNode }) =>
+  <Problems value={new Problem(422, 'invalid', '', undefined, violations)}>{children}</Problems>
+
+/** Whether something was found wrong with a field below this path. */
+export const useProblemBelow = (path: string) => useContext(Problems)?.violations.some(v => v.field === path || v.field.startsWith(`${path}.`) || v.field.startsWith(`${path}[`)) ?? false
 
 interface FormProps {
   error: unknown
