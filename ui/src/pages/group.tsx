@@ -3,16 +3,17 @@ import { Alert, AlertGroup, Flex } from '@patternfly/react-core'
 import { useTranslation } from 'react-i18next'
 import { useParams } from 'react-router-dom'
 import { api } from '../api/client'
-import type { Group, GroupMember } from '../api/schema'
+import type { Group } from '../api/schema'
 import { FreshnessLabel, HealthLabel, StateLabel } from '../parts/labels'
 import { Answer, Page, PageTabs, sentence } from '../parts/page'
-import { allRows, DataTable, type Column } from '../parts/table'
 import { Age, Ago, Count, useFormat } from '../parts/values'
+import { Settings } from './group-settings'
+import { History } from './history'
 import { JobTable } from './jobs'
+import { MachineTable } from './machines'
 import { away } from './next'
 import { NextStep } from './next-step'
 import { Points } from './points'
-import { Settings } from './group-settings'
 
 export function GroupPage() {
   const { id = '' } = useParams()
@@ -28,8 +29,9 @@ function GroupView({ group }: { group: Group }) {
       <NextStep group={group} />
       <Sum group={group} />
       <PageTabs label={group.name} tabs={[
-        { key: 'machines', title: t('group.tab.machines'), content: () => <Machines group={group} /> },
+        { key: 'machines', title: t('group.tab.machines'), content: () => <MachineTable group={group.id} /> },
         { key: 'points', title: t('group.tab.points'), content: () => <Points group={group} /> },
+        { key: 'history', title: t('group.tab.history'), content: () => <History group={group} /> },
         { key: 'jobs', title: t('group.tab.jobs'), content: () => <JobTable group={group.id} /> },
         { key: 'settings', title: t('group.tab.settings'), content: () => <Settings group={group} /> },
       ]} />
@@ -62,19 +64,4 @@ function Sum({ group }: { group: Group }) {
       <div><span>{t('group.lastTest')}</span><strong>{group.tested ? <Ago at={group.tested} /> : t('freshness.never')}</strong></div>
     </div>
   )
-}
-
-function Machines({ group }: { group: Group }) {
-  const { t } = useTranslation()
-  const checks = (_: GroupMember, i: number) => (group.machines?.[i]?.checks ?? []).map(c => c.kind).join(', ') || t('group.onlyRuns')
-  const columns: Column<GroupMember>[] = [
-    { title: t('machine.name'), cell: m => <strong>{m.name}</strong> },
-    { title: t('group.health'), cell: () => <HealthLabel health={group.health} reason={group.healthReason} /> },
-    { title: t('group.age'), cell: () => (group.rpo.newestTaken ? <Age since={group.rpo.newestTaken} /> : '—') },
-    { title: t('group.sourceVM'), cell: m => m.sourceVM },
-    { title: t('group.replicaVM'), cell: m => m.targetVM ?? '—' },
-    { title: t('group.checks'), cell: checks },
-    { title: t('group.problem'), cell: m => m.problem ?? '' },
-  ]
-  return <DataTable flat label={t('group.machines')} columns={columns} rows={allRows(group.members ?? [])} rowKey={m => m.replicaId} />
 }

@@ -22,6 +22,7 @@ export const routes: Route[] = [
   { path: '/groups/new', need: 'administrator', whole: true, page: page(() => import('./protect/wizard').then(m => m.Protect)) },
   { path: '/groups/:id', need: 'viewer', page: page(() => import('./group').then(m => m.GroupPage)) },
   { path: '/groups/:id/order/:order', need: 'viewer', page: page(() => import('./order').then(m => m.OrderPage)) },
+  { path: '/machines', need: 'viewer', page: page(() => import('./machines').then(m => m.Machines)), nav: 'machines' },
   { path: '/jobs', need: 'viewer', page: page(() => import('./jobs').then(m => m.Jobs)), nav: 'jobs' },
   { path: '/jobs/:id', need: 'viewer', page: page(() => import('./jobs').then(m => m.JobPage)) },
   { path: '/hosts', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },

@@ -13,6 +13,7 @@ import { Answer, Empty, Page, ProblemAlert, sentence } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Age, Moment, useFormat } from '../parts/values'
 import { useMe } from '../session'
+import { alike } from './alike'
 import { orders, type Order } from './next'
 
 export function OrderPage() {
@@ -203,21 +204,9 @@ function Sum({ plan }: { plan: Plan }) {
   )
 }
 
-/** What is said of several machines alike is said once, in the place of the first. */
-function alike<T extends { code: string; text: string; machine?: string }>(list: T[]): (T & { others: string[] })[] {
-  const kinds = new Map<string, T & { others: string[] }>()
-  for (const one of list) {
-    const kind = one.machine ? `${one.code} ${one.text.replaceAll(one.machine, '')}` : `${one.code} ${one.text}`
-    const first = kinds.get(kind)
-    if (first && one.machine) first.others.push(one.machine)
-    else kinds.set(kind, { ...one, others: [] })
-  }
-  return [...kinds.values()]
-}
-
 function Warnings({ plan }: { plan: Plan }) {
   const { t } = useTranslation()
-  const all = alike(plan.warnings ?? []).sort((a, b) => Number(b.stops ?? false) - Number(a.stops ?? false))
+  const all = alike(plan.warnings ?? [], w => w.text).sort((a, b) => Number(b.stops ?? false) - Number(a.stops ?? false))
   return (
     <div className="warnings">
       {!plan.allowed && <Alert variant="danger" isInline component="h2" title={t('preview.refused')}><p>{sentence(plan.refusal ?? '')}</p>{plan.hint && <p>{plan.hint}</p>}</Alert>}
@@ -242,7 +231,7 @@ function Changes({ changes }: { changes: PlanChange[] }) {
       <CardBody>
         {changes.length === 0 && <p className="none">{t('preview.nothing')}</p>}
         <ol className="changes">
-          {alike(changes).map((c, i) => (
+          {alike(changes, c => c.text).map((c, i) => (
             <li key={i}>
               <span className={destroys.includes(c.code) ? 'change-takes' : undefined}>{c.text}</span>
               {c.others.length > 0 && <div className="change-others">{t('preview.alike', { machines: c.others.join(', ') })}</div>}

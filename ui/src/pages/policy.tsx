@@ -26,9 +26,11 @@ export function SpanField({ label, path, seconds, onChange, hint, min = 0 }: Spa
         <Flex columnGap={{ default: 'columnGapSm' }} flexWrap={{ default: 'nowrap' }}>
           <NumberInput value={n} min={0} validated={validated} inputAriaLabel={label} inputProps={inner} widthChars={6} minusBtnAriaLabel="−" plusBtnAriaLabel="+"
             onMinus={() => set(n - 1, unit)} onPlus={() => set(n + 1, unit)} onChange={e => set(Number(e.currentTarget.value), unit)} />
-          <FormSelect aria-label={t('policy.unit', { what: label })} value={unit} onChange={(_, u) => set(n, u as Unit)} style={{ width: '9rem' }}>
-            {(Object.keys(units) as Unit[]).map(u => <FormSelectOption key={u} value={u} label={t(`unit.${u}`)} />)}
-          </FormSelect>
+          <FlexItem className="unit">
+            <FormSelect aria-label={t('policy.unit', { what: label })} value={unit} onChange={(_, u) => set(n, u as Unit)}>
+              {(Object.keys(units) as Unit[]).map(u => <FormSelectOption key={u} value={u} label={t(`unit.${u}`)} />)}
+            </FormSelect>
+          </FlexItem>
         </Flex>
       )}
     </Field>

@@ -1,6 +1,6 @@
 // The pages of the wizard on which machines, hosts and what surrounds them are chosen.
 import { Card, CardBody, Checkbox, Form, Label, Radio, SearchInput, ToggleGroup, ToggleGroupItem } from '@patternfly/react-core'
-import { useId, useState } from 'react'
+import { useEffect, useId, useState } from 'react'
 import { useTranslation } from 'react-i18next'
 import { api } from '../../api/client'
 import type { GroupMachine, Host, Inventory, Machine } from '../../api/schema'
@@ -120,6 +120,11 @@ function Places({ draft, set, here, there }: StepProps & { here: Inventory; ther
   const known = (there.networks ?? []).map(n => n.name)
   const maps = spec.networks ?? []
   const map = (network: string, name: string) => set(change(draft, { networks: [...maps.filter(n => n.from !== network), ...(name ? [{ from: network, to: name }] : [])] }))
+  // What has the same name at the target is meant, as long as nobody says otherwise.
+  const same = used.filter(n => known.includes(n) && !maps.some(m => m.from === n))
+  useEffect(() => {
+    if (same.length > 0) set(change(draft, { networks: [...maps, ...same.map(n => ({ from: n, to: n }))] }))
+  }, [same.join()])
   const byId = new Map(machines.map(m => [m.id, m]))
   return (
     <>
@@ -131,7 +136,7 @@ function Places({ draft, set, here, there }: StepProps & { here: Inventory; ther
         return (
           <SelectField key={n} label={t('protect.network', { name: n })} path={at < 0 ? `networks.${n}` : `networks[${at}]`} value={maps[at]?.to ?? ''} onChange={v => map(n, v)}
             hint={!maps[at] && !known.includes(n) ? t('protect.networkMissing', { name: n, host: spec.targetHost }) : undefined}
-            options={[['', t('protect.sameNetwork', { name: n })], ...(there.networks ?? []).map(o => [o.name, o.isolated ? `${o.name} (${t('network.isolated')})` : o.name] as const)]} />
+            options={[...(known.includes(n) ? [] : [['', t('protect.sameNetwork', { name: n })] as const]), ...(there.networks ?? []).map(o => [o.name, o.isolated ? `${o.name} (${t('network.isolated')})` : o.name] as const)]} />
         )
       })}
       <Heading>{t('protect.wishes')}</Heading>

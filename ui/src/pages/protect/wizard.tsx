@@ -10,6 +10,7 @@ import { Confirm, useSay } from '../../parts/dialogs'
 import { FieldProblems } from '../../parts/forms'
 import { Answer, Facts, Heading, Page, ProblemAlert, sentence } from '../../parts/page'
 import { useFormat } from '../../parts/values'
+import { alike } from '../alike'
 import { useRetentionWords } from '../policy'
 import { clear, complete, empty, furthest, load, save, stepOf, steps, violations, type Draft, type Step } from './draft'
 import { BootStep, HostStep, MachinesStep, PolicyStep, TargetStep, type StepProps } from './steps'
@@ -117,7 +118,7 @@ function Findings({ checks, looking, again }: { checks: PreflightCheck[]; lookin
     setTimeout(() => document.querySelector<HTMLElement>('.protect [aria-invalid=true]')?.focus(), 100)
   }
   const of = (level: PreflightCheck['level']) => checks.filter(c => c.level === level)
-  const found = [...of('error'), ...of('warning')]
+  const found = [...alike(of('error'), c => c.message), ...alike(of('warning'), c => c.message)]
   return (
     <div className="findings" aria-busy={looking}>
       <p role="status" className="findings-sum">
@@ -126,7 +127,8 @@ function Findings({ checks, looking, again }: { checks: PreflightCheck[]; lookin
       {found.map((c, i) => (
         <Alert key={i} isInline component="h3" variant={c.level === 'error' ? 'danger' : 'warning'} title={c.machine && !c.message.includes(c.machine) ? `${c.machine}: ${c.message}` : sentence(c.message)}
           actionLinks={c.field && <Button variant="link" isInline onClick={() => mend(c.field!)}>{t('protect.mend', { step: t(`protect.step.${stepOf(c.field)}`) })}</Button>}>
-          {c.hint}
+          {c.hint && <p>{c.hint}</p>}
+          {c.others.length > 0 && <p>{t('preview.alike', { machines: c.others.join(', ') })}</p>}
         </Alert>
       ))}
       {of('ok').length > 0 && <details className="findings-good"><summary>{t('protect.good', { count: of('ok').length })}</summary><ul>{of('ok').map((c, i) => <li key={i}>{sentence(c.message)}</li>)}</ul></details>}
