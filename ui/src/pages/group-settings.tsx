@@ -1,6 +1,6 @@
-// Settings of a group: its policy.
+// Forms that edit a group: of two people who do so at once, the second is told what the first has changed.
 import { Button, Flex } from '@patternfly/react-core'
-import { useState } from 'react'
+import { useState, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
 import { client, refresh } from '../api/client'
 import type { Group } from '../api/schema'
@@ -9,20 +9,30 @@ import { Conflict, ProblemForm, useDraft } from '../parts/forms'
 import { useMe } from '../session'
 import { PolicyFields } from './policy'
 
-export function Settings({ group }: { group: Group }) {
+interface FormProps<T extends object> {
+  group: Group
+  /** What of the group is edited. */
+  value: (g: Group) => T
+  names: Partial<Record<keyof T, string>>
+  save: (draft: T, ifMatch: string) => Promise<Group | undefined>
+  children: (draft: T, set: (change: Partial<T>) => void) => ReactNode
+}
+
+export function GroupForm<T extends object>({ group, value, names, save, children }: FormProps<T>) {
   const { t } = useTranslation()
   const { may } = useMe()
   const say = useSay()
-  const edit = useDraft({ ...group.policy, revision: group.revision })
+  const revised = (g: Group) => ({ ...value(g), revision: g.revision })
+  const edit = useDraft(revised(group))
   const [error, setError] = useState<unknown>()
   const [busy, setBusy] = useState(false)
-  const save = async () => {
-    const { revision: _, ...policy } = edit.draft
+  const submit = async () => {
+    const { revision: _, ...draft } = edit.draft
     setBusy(true)
     setError(undefined)
     try {
-      const { data } = await client.PUT('/groups/{id}/policy', { params: { path: { id: group.id }, header: { 'If-Match': edit.ifMatch } }, body: policy })
-      if (data) edit.take({ ...data.policy, revision: data.revision })
+      const saved = await save(draft as unknown as T, edit.ifMatch)
+      if (saved) edit.take(revised(saved))
       say(t('policy.saved', { group: group.name }))
     } catch (e) {
       setError(e)
@@ -32,9 +42,9 @@ export function Settings({ group }: { group: Group }) {
   }
   return (
     <div className="form-page">
-      <Conflict edit={edit} names={{ rpoSeconds: t('policy.rpo'), retention: t('policy.retention'), consistency: t('policy.consistency'), groupMoment: t('policy.groupMoment'), windows: t('policy.windows'), timeZone: t('policy.timeZone'), bandwidthMbit: t('policy.bandwidth'), verifyEverySeconds: t('policy.verifyEvery'), verifyCycles: t('policy.verifyCycles') }} />
-      <ProblemForm error={error} onSubmit={() => void save()}>
-        <fieldset disabled={!may('administrator')} className="plain"><div className="pf-v6-c-form"><PolicyFields policy={edit.draft} onChange={edit.set} /></div></fieldset>
+      <Conflict edit={edit} names={names as never} />
+      <ProblemForm error={error} onSubmit={() => void submit()}>
+        <fieldset disabled={!may('administrator')} className="plain"><div className="pf-v6-c-form">{children(edit.draft as unknown as T, change => edit.set(change as never))}</div></fieldset>
         {may('administrator') && (
           <Flex columnGap={{ default: 'columnGapMd' }}>
             <Button type="submit" isLoading={busy} isDisabled={busy || !edit.dirty || edit.theirs !== undefined}>{t('common.save')}</Button>
@@ -43,5 +53,16 @@ export function Settings({ group }: { group: Group }) {
         )}
       </ProblemForm>
     </div>
+  )
+}
+
+export function Settings({ group }: { group: Group }) {
+  const { t } = useTranslation()
+  return (
+    <GroupForm group={group} value={g => g.policy}
+      names={{ rpoSeconds: t('policy.rpo'), retention: t('policy.retention'), consistency: t('policy.consistency'), groupMoment: t('policy.groupMoment'), windows: t('policy.windows'), timeZone: t('policy.timeZone'), bandwidthMbit: t('policy.bandwidth'), verifyEverySeconds: t('policy.verifyEvery'), verifyCycles: t('policy.verifyCycles') }}
+      save={async (policy, ifMatch) => (await client.PUT('/groups/{id}/policy', { params: { path: { id: group.id }, header: { 'If-Match': ifMatch } }, body: policy })).data}>
+      {(draft, set) => <PolicyFields policy={draft} onChange={set} />}
+    </GroupForm>
   )
 }

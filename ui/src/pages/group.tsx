@@ -14,6 +14,8 @@ import { MachineTable } from './machines'
 import { away } from './next'
 import { NextStep } from './next-step'
 import { Points } from './points'
+import { ReportTable } from './reports'
+import { Boot } from './runbook'
 
 export function GroupPage() {
   const { id = '' } = useParams()
@@ -33,6 +35,8 @@ function GroupView({ group }: { group: Group }) {
         { key: 'points', title: t('group.tab.points'), content: () => <Points group={group} /> },
         { key: 'history', title: t('group.tab.history'), content: () => <History group={group} /> },
         { key: 'jobs', title: t('group.tab.jobs'), content: () => <JobTable group={group.id} /> },
+        { key: 'reports', title: t('group.tab.reports'), content: () => <ReportTable group={group.id} /> },
+        { key: 'boot', title: t('group.tab.boot'), content: () => <Boot group={group} /> },
         { key: 'settings', title: t('group.tab.settings'), content: () => <Settings group={group} /> },
       ]} />
     </Page>

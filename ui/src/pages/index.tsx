@@ -25,6 +25,8 @@ export const routes: Route[] = [
   { path: '/machines', need: 'viewer', page: page(() => import('./machines').then(m => m.Machines)), nav: 'machines' },
   { path: '/jobs', need: 'viewer', page: page(() => import('./jobs').then(m => m.Jobs)), nav: 'jobs' },
   { path: '/jobs/:id', need: 'viewer', page: page(() => import('./jobs').then(m => m.JobPage)) },
+  { path: '/reports', need: 'viewer', page: page(() => import('./reports').then(m => m.Reports)), nav: 'reports' },
+  { path: '/reports/:id', need: 'viewer', page: page(() => import('./reports').then(m => m.ReportPage)) },
   { path: '/hosts', need: 'viewer', whole: true, page: page(() => import('./hosts').then(m => m.Hosts)), nav: 'hosts' },
   { path: '/hosts/new', need: 'administrator', page: page(() => import('./host-form').then(m => m.AddHost)) },
   { path: '/hosts/:id/edit', need: 'administrator', page: page(() => import('./host-form').then(m => m.EditHost)) },

@@ -66,6 +66,8 @@ export function JobPage() {
   return <Answer query={api.useQuery('get', '/jobs/{id}', { params: { path: { id } } })}>{job => <JobView job={job} />}</Answer>
 }
 
+const reported = ['test', 'failover', 'commit', 'rollback', 'reprotect', 'failback', 'fence']
+
 function JobView({ job }: { job: Job }) {
   const { t } = useTranslation()
   const { may } = useMe()
@@ -96,6 +98,7 @@ function JobView({ job }: { job: Job }) {
               <Facts of={[
                 [t('jobs.group'), job.group && <GroupLink id={job.group} />], [t('jobs.created'), <Moment at={job.created} />],
                 [t('jobs.took'), <Took job={job} />],
+                [t('jobs.report'), over && reported.includes(job.kind) && <Link to={`/reports/${job.id}`}>{t('jobs.openReport')}</Link>],
                 [t('jobs.finished'), job.ended && <Moment at={job.ended} />],
               ]} />
             </CardBody>

@@ -67,9 +67,9 @@ export function ConnectedLabel({ connected }: { connected: boolean }) {
 }
 
 /** Passed, failed or left out: checks of the doctor, of boots and of preflights. */
-export function ResultLabel({ result }: { result: 'passed' | 'failed' | 'skipped' | 'warning' }) {
+export function ResultLabel({ result }: { result: 'passed' | 'failed' | 'skipped' | 'warning' | 'running' | 'cancelled' }) {
   const { t } = useTranslation()
-  return <Label {...{ passed: good, failed: bad, skipped: off, warning: warn }[result]}>{t(`result.${result}`)}</Label>
+  return <Label {...{ passed: good, failed: bad, skipped: off, warning: warn, running: busy, cancelled: off }[result]}>{t(`result.${result}`)}</Label>
 }
 
 export function OutcomeLabel({ outcome }: { outcome: 'done' | 'refused' | 'failed' | 'unknown' }) {

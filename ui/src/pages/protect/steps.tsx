@@ -9,8 +9,9 @@ import { ConnectedLabel } from '../../parts/labels'
 import { Answer, Empty, Heading } from '../../parts/page'
 import { allRows, DataTable, type Column } from '../../parts/table'
 import { useFormat } from '../../parts/values'
-import { Checks, MachineWishes, useCheckWords } from '../boot'
+import { MachineWishes } from '../boot'
 import { PolicyFields } from '../policy'
+import { RunbookFields } from '../runbook'
 import { change, from, to, toggle, type Draft } from './draft'
 
 export interface StepProps {
@@ -164,15 +165,8 @@ export const PolicyStep = ({ draft, set }: StepProps) => (
   </Form>
 )
 
-export function BootStep({ draft, set }: StepProps) {
-  const { t } = useTranslation()
-  const words = useCheckWords()
-  return (
-    <Form onSubmit={e => e.preventDefault()}>
-      <p>{t('boot.lead')}</p>
-      <MachineWishes machines={draft.spec.machines} onChange={machines => set(change(draft, { machines }))} name={m => draft.names[m.vm] ?? m.vm} summary={m => words(m.checks)} fields={['checks']}>
-        {(m, path, put) => <Checks checks={m.checks ?? []} path={`${path}.checks`} onChange={checks => put({ checks })} />}
-      </MachineWishes>
-    </Form>
-  )
-}
+export const BootStep = ({ draft, set }: StepProps) => (
+  <Form onSubmit={e => e.preventDefault()}>
+    <RunbookFields machines={draft.spec.machines} runbook={draft.spec.runbook ?? { stages: [] }} name={m => draft.names[m.vm] ?? m.vm} onChange={spec => set(change(draft, spec))} />
+  </Form>
+)
