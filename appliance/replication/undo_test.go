@@ -74,6 +74,7 @@ func TestUndoThatFailsForGood(t *testing.T) {
 					}
 				}
 				require.NoError(t, from.Start(source))
+				w.done(w.engine.SyncNow(t.Context(), "shop")) // protection goes on
 			})
 		})
 	}
