@@ -23,7 +23,7 @@ type recorder struct {
 
 // allParts is a server of which nothing is missing.
 func allParts(r *recorder, access Access) Parts {
-	return Parts{Service: r, Access: access, Operation: r, Notifications: r}
+	return Parts{Service: r, Access: access, Operation: r, Notifications: r, SignIn: r}
 }
 
 type call struct {

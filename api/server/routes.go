@@ -59,6 +59,7 @@ func (s *Server) routes() {
 	s.planningRoutes()
 	s.operationRoutes()
 	s.notificationRoutes()
+	s.signInRoutes()
 	register(s, viewer.on(filtered), http.MethodGet, "/about", "about", "Tell who answers", http.StatusOK,
 		func(ctx context.Context, _ *none) (*body[api.About], error) { return answer(s.svc.About(ctx)) })
 }

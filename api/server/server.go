@@ -31,6 +31,7 @@ type Parts struct {
 	Access        Access
 	Operation     api.Operation
 	Notifications api.Notifications
+	SignIn        SignIn
 }
 
 // Options of a server.
@@ -55,6 +56,7 @@ type Server struct {
 	access        Access
 	operate       api.Operation
 	notifications api.Notifications
+	signIn        SignIn
 	log           *slog.Logger
 	observe       func(method, route string, status int, took time.Duration) // may be nil
 	token         string
@@ -75,9 +77,9 @@ func New(parts Parts, o Options) *Server {
 	s := &Server{
 		engine: gin.New(), svc: parts.Service, access: parts.Access, operate: parts.Operation, token: o.Token,
 		log: slog.New(traced{cmp.Or(o.Log, slog.Default()).Handler()}), observe: o.Observe,
-		notifications: parts.Notifications,
-		needs:         map[string]guarded{},
-		heartbeat:     15 * time.Second, bodyTimeout: 30 * time.Second,
+		notifications: parts.Notifications, signIn: parts.SignIn,
+		needs:     map[string]guarded{},
+		heartbeat: 15 * time.Second, bodyTimeout: 30 * time.Second,
 	}
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 	e := s.engine
