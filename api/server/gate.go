@@ -151,14 +151,17 @@ func (s *Server) gate(c *gin.Context) {
 		}
 	}
 	if err != nil {
-		s.noteRefused(c, route, p, s.refuse(c, err))
+		problem := s.problem(c.Request.Context(), err)
+		s.noteRefused(c, route, p, problem)
+		refuse(c, problem)
 		return
 	}
 	c.Set(keyPrincipal, p)
 }
 
-func (s *Server) refuse(c *gin.Context, err error) *Problem {
-	p := s.problem(c.Request.Context(), err)
+func (s *Server) refuse(c *gin.Context, err error) { refuse(c, s.problem(c.Request.Context(), err)) }
+
+func refuse(c *gin.Context, p *Problem) {
 	if p.Status == http.StatusUnauthorized {
 		c.Header("WWW-Authenticate", `Bearer realm="understudy"`)
 	}
@@ -167,7 +170,6 @@ func (s *Server) refuse(c *gin.Context, err error) *Problem {
 	}
 	c.Header("Content-Type", "application/problem+json")
 	c.AbortWithStatusJSON(p.Status, p)
-	return p
 }
 
 // allowed decides whether p may use a route; id is what its path names.

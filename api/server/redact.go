@@ -46,8 +46,18 @@ func redact(schema *huma.Schema, all huma.Registry, v any) any {
 	}
 	switch v := v.(type) {
 	case map[string]any:
+		unknown := 0
 		for name, value := range v {
-			v[name] = redactField(schema, all, name, value)
+			field, known := fieldOf(schema, name)
+			if !known { // with its name: somebody may have typed anything there
+				delete(v, name)
+				unknown++
+				continue
+			}
+			v[name] = redactField(field, all, name, value)
+		}
+		if unknown > 0 {
+			v["[unknown fields]"] = unknown
 		}
 	case []any:
 		var items *huma.Schema
@@ -78,19 +88,18 @@ func shaped(schema *huma.Schema, v any) bool {
 	return true
 }
 
-func redactField(schema *huma.Schema, all huma.Registry, name string, value any) any {
-	var field *huma.Schema
-	if schema != nil && schema.Properties != nil {
-		field = schema.Properties[name]
-		if field == nil {
-			if value, ok := schema.AdditionalProperties.(*huma.Schema); ok {
-				field = value
-			}
-		}
-		if field == nil {
-			return "[unknown field]"
-		}
+// fieldOf gives the schema of a field; nil where all fields are known.
+func fieldOf(schema *huma.Schema, name string) (field *huma.Schema, known bool) {
+	if schema == nil || schema.Properties == nil && schema.AdditionalProperties == nil {
+		return nil, true
 	}
+	if field = schema.Properties[name]; field == nil {
+		field, _ = schema.AdditionalProperties.(*huma.Schema) // a map
+	}
+	return field, field != nil
+}
+
+func redactField(field *huma.Schema, all huma.Registry, name string, value any) any {
 	_, text := value.(string)
 	switch {
 	case field != nil && (field.WriteOnly || field.Format == "password"), text && secretName.MatchString(name):
