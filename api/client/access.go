@@ -134,3 +134,9 @@ func ReadAudit(r io.Reader, fn func(api.AuditEntry) error) error {
 		}
 	}
 }
+
+// WriteAudit gives a function that writes entries as the appliance exports them.
+func WriteAudit(w io.Writer) func(api.AuditEntry) error {
+	encoder := json.NewEncoder(w)
+	return func(e api.AuditEntry) error { return encoder.Encode(e) }
+}

@@ -80,6 +80,7 @@ func (a *Access) ListTokens(_ context.Context, q api.TokenQuery) ([]api.Token, e
 	if q.All && !q.By.Role.Includes(api.RoleAdministrator) {
 		return nil, errOthersTokens()
 	}
+	q.All = q.All || q.By.Method == api.MethodLocal // it has none of its own
 	all := []api.Token{}
 	a.mu.RLock()
 	for _, t := range a.tokens {
@@ -166,7 +167,7 @@ func (a *Access) DeleteToken(_ context.Context, id string, q api.TokenQuery) err
 	if q.All && !q.By.Role.Includes(api.RoleAdministrator) {
 		return errOthersTokens()
 	}
-	if !known || t.User != q.By.User && !q.All {
+	if !known || t.User != q.By.User && !q.All && q.By.Method != api.MethodLocal {
 		return api.Errorf(api.CodeNotFound, "List the tokens to see which there are.", "there is no token %q", id)
 	}
 	return a.endTokens([]string{id})

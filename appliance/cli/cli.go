@@ -65,6 +65,7 @@ func (a *app) root() *cobra.Command {
 		a.hosts(), a.machines(), a.groups(), a.points(), a.jobs(), a.reports(), a.scripts(),
 		a.verify(), a.test(), a.failover(), a.commit(), a.rollback(), a.reprotect(), a.failback(), a.fence(), a.bandwidth(),
 		a.certificate(), a.secrets(), a.rotateKey(), a.backup(), a.restore(), a.supportBundle(),
+		a.users(), a.tokens(), a.audit(), a.whoAmI(),
 		a.status(), a.alerts(), a.events(), a.notifications(), a.doctor("doctor HOST"), a.about())
 	root.Long = `Understudy keeps replicas of virtual machines ready to take over.
 

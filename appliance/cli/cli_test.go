@@ -63,6 +63,7 @@ func serve(t *testing.T, svc api.Service) string {
 	go func() {
 		parts := server.Parts{Service: svc}
 		parts.Notifications, _ = svc.(api.Notifications)
+		parts.Access, _ = svc.(server.Access)
 		parts.Operation, _ = svc.(api.Operation)
 		done <- server.Serve(ctx, ln, server.New(parts, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
 	}()
@@ -188,6 +189,24 @@ var commands = map[string][]string{
 	"wrong-check-machine":    {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--check", "x=agent"},
 	"wrong-network":          {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--network", "x"},
 	"help":                   {"--help"},
+
+	"whoami":              {"whoami"},
+	"users-list":          {"users", "list"},
+	"users-add":           {"users", "add", "bob", "--role", "operator", "--group", "web", "--full-name", "Bob B", "--password-file", "testdata/password"},
+	"users-add-nobody":    {"users", "add", "bob"},
+	"users-set":           {"users", "set", "ada", "--role", "viewer", "--disabled"},
+	"users-set-password":  {"users", "set", "ada", "--all-groups", "--password-file", "testdata/password"},
+	"users-set-wrong":     {"users", "set", "ada", "--all-groups", "--group", "web"},
+	"users-remove":        {"users", "remove", "ada"},
+	"users-remove-nobody": {"users", "remove", "nobody"},
+	"tokens-list":         {"tokens", "list", "--all"},
+	"tokens-add":          {"tokens", "add", "backup", "--user", "ada", "--role", "viewer", "--expires", "30d"},
+	"tokens-add-json":     {"tokens", "add", "backup", "--json"},
+	"tokens-remove":       {"tokens", "remove", "t1"},
+	"audit-list":          {"audit", "list", "--user", "ada", "--limit", "5"},
+	"audit-export":        {"audit", "export"},
+	"audit-verify":        {"audit", "verify"},
+	"audit-verify-file":   {"audit", "verify", "--file", "testdata/audit-changed.ndjson"},
 }
 
 func TestCommands(t *testing.T) {

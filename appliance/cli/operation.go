@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"understudy/api"
 	"understudy/api/client"
@@ -21,9 +19,6 @@ import (
 
 // Offline restores a backup into a data directory that no daemon uses.
 type Offline func(ctx context.Context, dataDir, keyFile string, o api.RestoreOrder) (api.Restoration, error)
-
-// maxPassphrase bounds what is read of a passphrase file, in bytes.
-const maxPassphrase = 4096
 
 func (a *app) certificate() *cobra.Command {
 	show := a.command("show", "Show the certificate of the API", 0, func(ctx context.Context, c *client.Client, _ []string) error {
@@ -103,7 +98,7 @@ func (a *app) showSecrets(v api.SecretsStatus) error {
 func (a *app) backup() *cobra.Command {
 	var passphraseFile string
 	cmd := a.command("backup FILE", "Write the configuration down, encrypted", 1, func(ctx context.Context, c *client.Client, args []string) error {
-		passphrase, err := a.passphrase(passphraseFile, true)
+		passphrase, err := a.secret("passphrase", passphraseFile, true)
 		if err != nil {
 			return err
 		}
@@ -165,7 +160,7 @@ func (a *app) restoreFrom(cmd *cobra.Command, file, passphraseFile, dir, keyFile
 	if err := a.confirm(ctx, lines, yes); err != nil {
 		return err
 	}
-	passphrase, err := a.passphrase(passphraseFile, false)
+	passphrase, err := a.secret("passphrase", passphraseFile, false)
 	if err != nil {
 		return err
 	}
@@ -241,52 +236,4 @@ func readBounded(path string, limit int64) ([]byte, error) {
 		return nil, wrong(path + " is too large")
 	}
 	return b, nil
-}
-
-// passphrase reads it from a file, or asks a person; twice when a typing mistake would make a backup that nobody can read.
-func (a *app) passphrase(file string, twice bool) (api.Secret, error) {
-	if file == "" {
-		return a.askPassphrase(twice)
-	}
-	in := a.in
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return api.Secret{}, wrong(err.Error())
-		}
-		defer f.Close()
-		in = f
-	}
-	line, err := bufio.NewReader(io.LimitReader(in, maxPassphrase)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return api.Secret{}, fmt.Errorf("read the passphrase: %w", err)
-	}
-	return api.NewSecret(strings.TrimRight(line, "\r\n")), nil
-}
-
-func (a *app) askPassphrase(twice bool) (api.Secret, error) {
-	in, ok := a.in.(*os.File)
-	if !ok || !a.asks {
-		return api.Secret{}, wrong("nobody is here to be asked for the passphrase: use --passphrase-file")
-	}
-	ask := func(prompt string) (string, error) {
-		fmt.Fprint(a.err, prompt)
-		b, err := term.ReadPassword(int(in.Fd()))
-		fmt.Fprintln(a.err)
-		return string(b), err
-	}
-	first, err := ask("Passphrase: ")
-	if err != nil {
-		return api.Secret{}, fmt.Errorf("read the passphrase: %w", err)
-	}
-	if twice {
-		again, err := ask("Again: ")
-		if err != nil {
-			return api.Secret{}, fmt.Errorf("read the passphrase: %w", err)
-		}
-		if first != again {
-			return api.Secret{}, wrong("these were not the same")
-		}
-	}
-	return api.NewSecret(first), nil
 }
