@@ -29,9 +29,8 @@ function GroupView({ group }: { group: Group }) {
       labels={<Flex columnGap={{ default: 'columnGapSm' }}><StateLabel state={group.state} paused={group.paused} /><HealthLabel health={group.health} reason={group.healthReason} /><FreshnessLabel freshness={group.testFreshness} /></Flex>}>
       <Alerts group={group} />
       <NextStep group={group} />
-      <Sum group={group} />
       <PageTabs label={group.name} tabs={[
-        { key: 'machines', title: t('group.tab.machines'), content: () => <MachineTable group={group.id} /> },
+        { key: 'machines', title: t('group.tab.machines'), content: () => <><Sum group={group} /><MachineTable group={group.id} /></> },
         { key: 'points', title: t('group.tab.points'), content: () => <Points group={group} /> },
         { key: 'history', title: t('group.tab.history'), content: () => <History group={group} /> },
         { key: 'jobs', title: t('group.tab.jobs'), content: () => <JobTable group={group.id} /> },
@@ -63,7 +62,7 @@ function Sum({ group }: { group: Group }) {
         <span>{t('group.age')}</span><strong>{newestTaken ? <Age since={newestTaken} /> : '—'}</strong>
         <em>{t('group.target', { rpo: f.duration(group.policy.rpoSeconds) })}{worstSeconds > 0 && ` · ${t('group.worst', { age: f.duration(worstSeconds) })}`}</em>
       </div>
-      <div><span>{t('group.runsOn')}</span><strong>{away(group) ? group.targetHost : group.sourceHost}</strong><em>{t('group.protectedTo', { host: away(group) ? group.sourceHost : group.targetHost })}</em></div>
+      <div><span>{t('group.runsOn')}</span><strong>{away(group) ? group.targetHost : group.sourceHost}</strong><em>{['failed-over', 'committed'].includes(group.state) ? t('health.off') : t('group.protectedTo', { host: away(group) ? group.sourceHost : group.targetHost })}</em></div>
       <div><span>{t('group.points')}</span><strong><Count of={group.points} /></strong></div>
       <div><span>{t('group.lastTest')}</span><strong>{group.tested ? <Ago at={group.tested} /> : t('freshness.never')}</strong></div>
     </div>

@@ -81,6 +81,12 @@ function JobView({ job }: { job: Job }) {
       actions={!over && job.state !== 'undoing' && may('operator') && <Button variant="secondary" isDanger onClick={() => setCancelling(true)}>{t('jobs.cancel')}</Button>}>
       <Grid hasGutter>
         {job.waiting && <GridItem><WaitingCard job={job} waiting={job.waiting} /></GridItem>}
+        {job.error && (
+          <GridItem>
+            <Alert variant={job.state === 'cancelled' ? 'warning' : 'danger'} isInline component="h2" title={sentence(job.error)}>{job.hint && <p>{job.hint}</p>}</Alert>
+          </GridItem>
+        )}
+        {over && job.group && job.kind !== 'remove' && <GridItem><After group={job.group} /></GridItem>}
         <GridItem lg={8}>
           <Card isFullHeight>
             <CardTitle component="h2">{t('job.steps')}</CardTitle>
@@ -95,7 +101,7 @@ function JobView({ job }: { job: Job }) {
           <Card isFullHeight>
             <CardTitle component="h2">{t('jobs.about')}</CardTitle>
             <CardBody>
-              <Facts of={[
+              <Facts narrow of={[
                 [t('jobs.group'), job.group && <GroupLink id={job.group} />], [t('jobs.created'), <Moment at={job.created} />],
                 [t('jobs.took'), <Took job={job} />],
                 [t('jobs.report'), over && reported.includes(job.kind) && <Link to={`/reports/${job.id}`}>{t('jobs.openReport')}</Link>],
@@ -104,12 +110,6 @@ function JobView({ job }: { job: Job }) {
             </CardBody>
           </Card>
         </GridItem>
-        {job.error && (
-          <GridItem>
-            <Alert variant={job.state === 'cancelled' ? 'warning' : 'danger'} isInline title={sentence(job.error)}>{job.hint && <p>{job.hint}</p>}</Alert>
-          </GridItem>
-        )}
-        {over && job.group && job.kind !== 'remove' && <GridItem><After group={job.group} /></GridItem>}
       </Grid>
       {cancelling && (
         <Confirm title={t('jobs.cancelTitle', { what: title })} confirm={t('jobs.cancel')} danger onClose={() => setCancelling(false)}

@@ -11,6 +11,9 @@ import { GroupLink, useGroupName } from './group-link'
 
 type Query = paths['/api/v1/machines']['get']['parameters']['query']
 
+/** The replica is production: there is none beside it. */
+const replaced = (m: ProtectedMachine) => m.groupState === 'failed-over' || m.groupState === 'committed'
+
 export function MachineTable({ group }: { group?: string }) {
   const { t } = useTranslation()
   const filter = useFilter('q', 'health', 'group', 'host', 'sort')
@@ -24,8 +27,8 @@ export function MachineTable({ group }: { group?: string }) {
     { title: t('group.health'), sort: 'health', cell: m => <HealthLabel health={m.health} /> },
     ...(group ? [] : [{ title: t('group.state'), cell: (m: ProtectedMachine) => <StateLabel state={m.groupState} /> } satisfies Column<ProtectedMachine>]),
     { title: t('group.age'), sort: 'age', cell: m => (m.rpo.newestTaken ? <Age since={m.rpo.newestTaken} /> : '—') },
-    { title: t('group.runsOn'), cell: m => m.sourceHost },
-    { title: t('machines.replica'), cell: m => (m.replicaVM ? m.targetHost : '—') },
+    { title: t('group.runsOn'), cell: m => (replaced(m) ? m.targetHost : m.sourceHost) },
+    { title: t('machines.replica'), cell: m => (m.replicaVM && !replaced(m) ? m.targetHost : '—') },
     { title: t('group.problem'), width: 25, cell: m => m.problem ?? '' },
   ]
   const narrowing = (name: 'group' | 'host', text?: string) =>

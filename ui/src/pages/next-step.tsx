@@ -13,7 +13,7 @@ import { useSay } from '../parts/dialogs'
 import { JobProgress, useJobWords } from '../parts/job'
 import { ProblemAlert, sentence } from '../parts/page'
 import { useMe } from '../session'
-import { advise, away, possible, type Advice, type Order } from './next'
+import { advise, away, possible, testing, type Advice, type Order } from './next'
 import { WaitingCard } from './waiting'
 
 const icons = { success: CheckCircleIcon, info: InfoCircleIcon, warning: ExclamationTriangleIcon, danger: ExclamationCircleIcon }
@@ -33,9 +33,10 @@ export function NextStep({ group }: { group: Group }) {
         <Flex columnGap={{ default: 'columnGapLg' }} alignItems={{ default: 'alignItemsFlexStart' }} flexWrap={{ default: 'nowrap' }}>
           <Icon status={advice.tone} size="xl" className="next-icon"><Sign /></Icon>
           <FlexItem grow={{ default: 'grow' }}>
-            <h2 className="pf-v6-c-title pf-m-xl">{t(`next.${advice.say}.title`)}</h2>
+            <h2 className="pf-v6-c-title pf-m-xl">{t(`next.${advice.say}.title`, hosts)}</h2>
             <p className="next-text">{t(`next.${advice.say}.text`, { ...hosts, group: group.name })}</p>
             {group.problem && advice.say !== 'working' && <p className="next-text"><strong>{sentence(group.problem)}</strong> {group.hint}</p>}
+            {testing(group) && <p className="next-text"><Link to={`/groups/${group.id}?tab=reports`}>{t('next.look')}</Link></p>}
             <AtWork group={group} advice={advice} />
             {may('operator') && <Orders group={group} advice={advice} />}
           </FlexItem>

@@ -71,7 +71,7 @@ function ReportView({ report: r }: { report: Report }) {
           <Card isFullHeight>
             <CardTitle component="h2">{t('jobs.about')}</CardTitle>
             <CardBody>
-              <Facts of={[
+              <Facts narrow of={[
                 [t('group.name'), <GroupLink id={r.group} name={r.groupName} />], [t('reports.started'), <Moment at={r.started} />], [t('jobs.finished'), r.ended && <Moment at={r.ended} />],
                 [t('reports.job'), <Link to={`/jobs/${r.job}`}>{words.kind(r.kind)}</Link>],
                 [t('reports.cleanUp'), r.cleanUp && <Link to={`/jobs/${r.cleanUp}`}>{words.kind('end-test')}</Link>],
@@ -98,7 +98,7 @@ function Machine({ report, machine: m }: { report: Report; machine: ReportMachin
           : <p className="screen screen-none">{m.screenProblem ? sentence(m.screenProblem) : t('reports.noScreen')}</p>}
         <ul className="report-checks">
           {m.checks.map((c, i) => (
-            <li key={i}><ResultLabel result={c.passed ? 'passed' : 'failed'} /> <span>{t(`boot.kind.${c.kind as 'agent'}`)} {c.message && `· ${c.message}`} · {f.duration(c.seconds)}</span></li>
+            <li key={i}><ResultLabel result={c.passed ? 'passed' : 'failed'} /> <span>{c.message ? sentence(c.message) : t(`boot.kind.${c.kind as 'agent'}`)} · {f.duration(c.seconds)}</span></li>
           ))}
         </ul>
         <p className="report-where">{m.host}{m.stage > 0 && ` · ${t('boot.stage', { n: m.stage })}`}{m.started && <> · <Moment at={m.started} /></>}</p>

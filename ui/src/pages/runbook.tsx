@@ -35,10 +35,10 @@ export function RunbookFields({ machines, runbook, name, onChange }: Props) {
       <p>{t('boot.lead')}</p>
       <MachineWishes machines={machines} onChange={machines => onChange({ machines })} name={name} summary={m => `${t('boot.stage', { n: m.stage || 1 })} · ${checks(m.checks)}`} fields={['checks', 'stage']}>
         {(m, path, set) => (
-          <>
+          <div className="checks">
             <NumberField label={t('boot.stageOf')} path={`${path}.stage`} hint={t('boot.stageHint')} value={m.stage || 1} min={1} max={20} onChange={stage => set({ stage })} />
             <Checks checks={m.checks ?? []} path={`${path}.checks`} onChange={list => set({ checks: list })} />
-          </>
+          </div>
         )}
       </MachineWishes>
       {stages.map((s, i) => <Stage key={s.stage} stage={s} last={i === stages.length - 1} path={`runbook.stages[${(runbook.stages ?? []).findIndex(o => o.stage === s.stage)}]`}

@@ -114,8 +114,8 @@ export function Answer<T>({ query, children }: { query: Query<T>; children: (dat
 export const Heading = ({ children, id }: { children: ReactNode; id?: string }) => <Title headingLevel="h2" size="lg" id={id} className="section-title">{children}</Title>
 
 /** Names and values, one below the other; what has no value is left out. */
-export const Facts = ({ of, label }: { of: [name: string, value: ReactNode][]; label?: string }) => (
-  <DescriptionList isHorizontal isCompact aria-label={label} horizontalTermWidthModifier={{ default: '14rem' }}>
+export const Facts = ({ of, label, narrow }: { of: [name: string, value: ReactNode][]; label?: string; narrow?: boolean }) => (
+  <DescriptionList isHorizontal isCompact aria-label={label} horizontalTermWidthModifier={{ default: narrow ? '7rem' : '14rem' }}>
     {of.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) => (
       <DescriptionListGroup key={name}>
         <DescriptionListTerm>{name}</DescriptionListTerm>

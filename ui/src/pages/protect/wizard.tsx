@@ -24,6 +24,7 @@ export function Protect() {
   const [draft, setDraft] = useState(() => load(sessionStorage))
   const [leaving, setLeaving] = useState(false)
   const latest = useRef(draft)
+  const sending = useRef(false)
   const set = (d: Draft) => {
     latest.current = d
     save(sessionStorage, d)
@@ -42,7 +43,8 @@ export function Protect() {
     setDraft(empty())
   }
   const protect = () => {
-    if (create.isPending) return
+    if (sending.current) return // a second click comes before the button is drawn anew
+    sending.current = true
     create.mutate({ body: draft.spec, headers: { 'Idempotency-Key': draft.once } }, {
       onSuccess: group => {
         end()
@@ -52,6 +54,7 @@ export function Protect() {
       },
       // It was refused: the next attempt is another one. When nobody answered, it is the same one.
       onError: e => { if ((e as unknown) instanceof Problem) set({ ...latest.current, once: key() }) },
+      onSettled: () => { sending.current = false },
     })
   }
   const reach = steps.indexOf(furthest(draft))
@@ -64,7 +67,7 @@ export function Protect() {
   return (
     <Page title={t('protect.title')} lead={t('protect.lead')} within={[['/groups', t('nav.groups')]]}>
       <FieldProblems violations={wrong}>
-        <Wizard className="protect" navAriaLabel={t('protect.steps')} startIndex={Math.min(steps.indexOf(draft.step), reach) + 1} onSave={protect}
+        <Wizard className="protect" height="max(30rem, 100dvh - 17rem)" navAriaLabel={t('protect.steps')} startIndex={Math.min(steps.indexOf(draft.step), reach) + 1} onSave={protect}
           onClose={() => setLeaving(true)} onStepChange={(_, to) => set({ ...latest.current, step: to.id as Step })}>
           {steps.map((s, i) => {
             const Body = s === 'review' ? undefined : pages[s]
