@@ -23,24 +23,24 @@ const (
 // changed in place.
 type archive struct {
 	mu      sync.Mutex
-	reports []reportRecord
+	reports []*reportRecord
 }
 
-func (a *archive) all() []reportRecord {
+func (a *archive) all() []*reportRecord {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.reports)
 }
 
 func (a *archive) place(id string) (int, bool) {
-	return slices.BinarySearchFunc(a.reports, id, func(r reportRecord, id string) int { return cmp.Compare(r.ID, id) })
+	return slices.BinarySearchFunc(a.reports, id, func(r *reportRecord, id string) int { return cmp.Compare(r.ID, id) })
 }
 
 func (a *archive) get(id string) (reportRecord, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if i, found := a.place(id); found {
-		return a.reports[i], true
+		return *a.reports[i], true
 	}
 	return reportRecord{}, false
 }
@@ -48,8 +48,8 @@ func (a *archive) get(id string) (reportRecord, bool) {
 // find gives the newest that fits.
 func (a *archive) find(fits func(reportRecord) bool) (reportRecord, bool) {
 	for _, r := range slices.Backward(a.all()) {
-		if fits(r) {
-			return r, true
+		if fits(*r) {
+			return *r, true
 		}
 	}
 	return reportRecord{}, false
@@ -60,18 +60,17 @@ func (a *archive) put(r reportRecord) {
 	defer a.mu.Unlock()
 	i, found := a.place(r.ID)
 	if found {
-		a.reports = slices.Clone(a.reports)
-		a.reports[i] = r
+		a.reports[i] = &r
 		return
 	}
-	a.reports = slices.Insert(slices.Clip(a.reports), i, r)
+	a.reports = slices.Insert(a.reports, i, &r)
 }
 
 func (a *archive) remove(id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if i, found := a.place(id); found {
-		a.reports = slices.Delete(slices.Clone(a.reports), i, i+1)
+		a.reports = slices.Delete(a.reports, i, i+1)
 	}
 }
 
@@ -110,8 +109,8 @@ func (e *Engine) keepReport(rec reportRecord) error {
 // answers as if it had none.
 func (e *Engine) trimReports(group string) error {
 	all := e.archive.all()
-	for len(all) > keepReports {
-		if err := e.dropReport(all[0]); err != nil {
+	for len(all) > e.KeepReports {
+		if err := e.dropReport(*all[0]); err != nil {
 			return err
 		}
 		all = all[1:]
@@ -128,7 +127,7 @@ func (e *Engine) trimReports(group string) error {
 			ofGroup++
 		}
 		if rec.Group == group && ofGroup > keepScreens || total > keepScreenBytes {
-			if err := e.dropScreens(rec); err != nil {
+			if err := e.dropScreens(*rec); err != nil {
 				return err
 			}
 		}

@@ -71,6 +71,8 @@ type Options struct {
 	// AtOnce bounds how many machines are started, or ended, at once on one host, and how many due cycles are submitted
 	// at once. 0: 8. With 1 everything happens in order.
 	AtOnce int
+	// KeepReports bounds how many reports are kept. 0: 10,000.
+	KeepReports int
 	// Scripts runs what runbooks name. Nil: nothing can be run.
 	Scripts Scripts
 	// Sleep waits, or ends with ctx. Nil: by the clock of the machine.
@@ -138,6 +140,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	}
 	if o.NoticeTime == 0 {
 		o.NoticeTime = 10 * time.Second
+	}
+	if o.KeepReports == 0 {
+		o.KeepReports = keepReports
 	}
 	if o.Sleep == nil {
 		o.Sleep = sleep

@@ -142,3 +142,20 @@ func TestOldPicturesGo(t *testing.T) {
 	require.NoError(t, w.db.Each("report-screens", func(string, func(any) error) error { kept++; return nil }))
 	require.Equal(t, 20, kept)
 }
+
+// The bound drops the oldest, with all that belongs to them.
+func TestOldReportsGo(t *testing.T) {
+	w, _, _, _ := stagedShop(t)
+	w.answers, w.keepReports = true, 2
+	w.restart()
+	for range 3 {
+		w.done(w.engine.Failover(t.Context(), "shop", api.FailoverOrder{Planned: true}))
+		w.done(w.engine.Rollback(t.Context(), "shop"))
+	}
+	require.Len(t, w.reports(api.ReportQuery{}), 2)
+	for bucket, want := range map[string]int{"reports": 2, "report-screens": 2, "report-outputs": 3} {
+		kept := 0
+		require.NoError(t, w.db.Each(bucket, func(string, func(any) error) error { kept++; return nil }))
+		require.Equal(t, want, kept, bucket)
+	}
+}

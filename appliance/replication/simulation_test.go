@@ -158,7 +158,7 @@ func (s *simulation) clock() time.Time {
 // start is a start of the appliance.
 func (s *simulation) start() {
 	l := &life{s: s}
-	engine, err := replication.New(s.t.Context(), replication.Options{Store: mortalState{s.disk, l}, Bus: simBus{l}, Clock: s.clock,
+	engine, err := replication.New(s.t.Context(), replication.Options{KeepReports: 30, Store: mortalState{s.disk, l}, Bus: simBus{l}, Clock: s.clock,
 		Connect: l.connect, Log: slog.New(slog.DiscardHandler), KillPoint: l.killPoint, NoticeTime: time.Second, AtOnce: 64})
 	require.NoError(s.t, err)
 	s.engine, s.life = engine, l

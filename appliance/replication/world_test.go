@@ -47,6 +47,7 @@ type world struct {
 	noticeTime   time.Duration
 	atOnce       int
 	scripts      *play
+	keepReports  int
 	// sleeps is asked instead of sleeping; nil: the clock moves on at once.
 	sleeps func(ctx context.Context, d time.Duration) error
 	// answers lets whoever waits for a job confirm its manual steps.
@@ -140,7 +141,7 @@ func (w *world) start() {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.dead.Store(false)
 	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, &w.dead}, Bus: store.NewBus(db, w.clock, log),
-		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, Sleep: w.sleep,
+		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, KeepReports: w.keepReports, Sleep: w.sleep,
 		KillPoint: func(kind, step, phase string) {
 			if w.kill != nil {
 				w.kill(kind, step, phase)
