@@ -11,26 +11,27 @@ import { Link, Navigate, Route, Routes, useLocation, useNavigate } from 'react-r
 import { client, queries } from './api/client'
 import { Cache, listen, type Connection } from './api/events'
 import { routes } from './pages'
-import { Empty, Loading } from './parts/page'
+import { Empty, Loading, Mishap } from './parts/page'
 import { Preferences } from './parts/preferences'
 import { signOut, useMe } from './session'
 
 export function App() {
   const { t } = useTranslation()
   const { may, whole } = useMe()
+  const { pathname } = useLocation()
   const connection = useEvents()
   const allowed = routes.filter(r => may(r.need) && (whole || !r.whole))
   return (
     <Page isManagedSidebar mainContainerId="main" masthead={<Head />} sidebar={<Sidebar />} isContentFilled
       skipToContent={<SkipToContent href="#main">{t('app.skip')}</SkipToContent>}>
       {connection === 'lost' && <Alert variant="warning" isInline title={t('app.lost')} className="lost" isLiveRegion>{t('app.lostHint')}</Alert>}
-      <Suspense fallback={<Loading />}>
+      <Mishap key={pathname}><Suspense fallback={<Loading />}>
         <Routes>
           {allowed.map(r => <Route key={r.path} path={r.path} element={<r.page />} />)}
           <Route path="/" element={<Navigate to={allowed[0]!.path} replace />} />
           <Route path="*" element={<Empty title={t('app.nowhere')} action={<Link to="/">{t('app.home')}</Link>} />} />
         </Routes>
-      </Suspense>
+      </Suspense></Mishap>
     </Page>
   )
 }

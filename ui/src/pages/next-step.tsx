@@ -10,7 +10,7 @@ import { Link, useNavigate } from 'react-router-dom'
 import { api } from '../api/client'
 import type { Group } from '../api/schema'
 import { useSay } from '../parts/dialogs'
-import { JobProgress, useJobWords } from '../parts/job'
+import { ended, JobProgress, useJobWords } from '../parts/job'
 import { ProblemAlert, sentence } from '../parts/page'
 import { useMe } from '../session'
 import { advise, away, possible, testing, type Advice, type Order } from './next'
@@ -37,7 +37,7 @@ export function NextStep({ group }: { group: Group }) {
             <p className="next-text">{t(`next.${advice.say}.text`, { ...hosts, group: group.name })}</p>
             {group.problem && advice.say !== 'working' && <p className="next-text"><strong>{sentence(group.problem)}</strong> {group.hint}</p>}
             {testing(group) && <p className="next-text"><Link to={`/groups/${group.id}?tab=reports`}>{t('next.look')}</Link></p>}
-            <AtWork group={group} advice={advice} />
+            <AtWork group={group} />
             {may('operator') && <Orders group={group} advice={advice} />}
           </FlexItem>
         </Flex>
@@ -46,20 +46,19 @@ export function NextStep({ group }: { group: Group }) {
   )
 }
 
-/** The job that somebody waits for. */
-function AtWork({ group, advice }: { group: Group; advice: Advice }) {
+/** The jobs that somebody waits for: all but cycles, which come and go. */
+function AtWork({ group }: { group: Group }) {
   const { t } = useTranslation()
   const words = useJobWords()
-  const wanted = advice.say === 'working' || advice.say === 'mirroring'
-  const { data: job } = api.useQuery('get', '/jobs/{id}', { params: { path: { id: group.job ?? '' } } }, { enabled: wanted && !!group.job })
-  if (!wanted || !group.job || !job) return null
-  return (
-    <div className="next-job">
+  const { data } = api.useQuery('get', '/jobs', { params: { query: { group: group.id, state: 'active' } } })
+  const jobs = (data?.items ?? []).filter(j => j.kind !== 'cycle' && !ended(j))
+  return jobs.map(job => (
+    <div key={job.id} className="next-job">
       {job.waiting && <WaitingCard job={job} waiting={job.waiting} />}
       <JobProgress job={job} size="lg" />
       <Link to={`/jobs/${job.id}`}>{t('next.watch', { what: words.kind(job.kind) })}</Link>
     </div>
-  )
+  ))
 }
 
 function Orders({ group, advice }: { group: Group; advice: Advice }) {

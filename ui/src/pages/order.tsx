@@ -8,7 +8,6 @@ import { useTranslation } from 'react-i18next'
 import { useNavigate, useParams, useSearchParams } from 'react-router-dom'
 import { api, client, key } from '../api/client'
 import type { Group, Job, Plan, PlanChange, PlanMachine, PlanOrder, Point } from '../api/schema'
-import { ResultLabel } from '../parts/labels'
 import { Answer, Empty, Page, ProblemAlert, sentence } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Age, Moment, useFormat } from '../parts/values'
@@ -254,6 +253,8 @@ function Steps({ plan }: { plan: Plan }) {
   )
 }
 
+const starts = ['test', 'failover', 'failback']
+
 function Machines({ plan }: { plan: Plan }) {
   const { t } = useTranslation()
   const power = (s: PlanMachine['source']) => <Label variant="outline" color={s === 'running' ? 'green' : 'grey'}>{t(`power.${s}`)}</Label>
@@ -262,7 +263,7 @@ function Machines({ plan }: { plan: Plan }) {
     { title: t('preview.atSource'), cell: m => power(m.source) },
     { title: t('preview.atTarget'), cell: m => power(m.replica) },
     { title: t('preview.networks'), cell: m => (m.networks ?? []).map((n, i) => <div key={i}>{!n.from || n.from === n.to ? n.to : `${n.from} → ${n.to}`}</div>) },
-    { title: t('preview.checks'), cell: m => (m.checks > 0 ? m.checks : <ResultLabel result="skipped" />) },
+    { title: t('preview.checks'), cell: m => (m.checks > 0 ? m.checks : starts.includes(plan.order) ? t('group.onlyRuns') : '—') },
   ]
   return (
     <Card>

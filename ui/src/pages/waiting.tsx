@@ -5,7 +5,7 @@ import { useTranslation } from 'react-i18next'
 import { api } from '../api/client'
 import type { Job, Waiting } from '../api/schema'
 import { ProblemAlert } from '../parts/page'
-import { Ago } from '../parts/values'
+import { Age } from '../parts/values'
 import { useMe } from '../session'
 
 /** A person has to do something; the job goes on when it is confirmed. */
@@ -16,14 +16,16 @@ export function WaitingCard({ job, waiting }: { job: Job; waiting: Waiting }) {
   const confirm = api.useMutation('post', '/jobs/{id}/confirm')
   const box = useRef<HTMLDivElement>(null)
   const id = useId()
-  useEffect(() => box.current?.scrollIntoView({ block: 'nearest' }), [waiting.prompt])
+  useEffect(() => {
+    void box.current?.scrollIntoView({ block: 'nearest' })
+  }, [waiting.prompt])
   return (
     <Card className="waiting" ref={box} role="alert" aria-labelledby={id}>
       <CardTitle component="h2" id={id}>{t('waiting.title')}</CardTitle>
       <CardBody>
         {confirm.error ? <ProblemAlert error={confirm.error} /> : null}
         <p className="waiting-text">{waiting.text}</p>
-        <p>{t('waiting.since')} <Ago at={waiting.since} />{waiting.productionOff && <> · <strong>{t('waiting.productionOff')}</strong></>}</p>
+        <p>{t('waiting.since')} <Age since={waiting.since} />{waiting.productionOff && <> · <strong>{t('waiting.productionOff')}</strong></>}</p>
         {may('operator') && (
           <Flex alignItems={{ default: 'alignItemsFlexEnd' }} className="waiting-answer">
             <FlexItem grow={{ default: 'grow' }}>

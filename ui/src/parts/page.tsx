@@ -3,7 +3,7 @@ import {
   Alert, Breadcrumb, BreadcrumbItem, Bullseye, Button, Content, DescriptionList, DescriptionListDescription, DescriptionListGroup, DescriptionListTerm, EmptyState, EmptyStateActions, EmptyStateBody, EmptyStateFooter, Flex, FlexItem,
   PageSection, Spinner, Tab, Tabs, TabTitleText, Title,
 } from '@patternfly/react-core'
-import { useEffect, useRef, type ComponentType, type ReactNode } from 'react'
+import { Component, useEffect, useRef, type ComponentType, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
 import { Link, useLocation, useSearchParams } from 'react-router-dom'
 import { Problem } from '../api/client'
@@ -116,7 +116,7 @@ export const Heading = ({ children, id }: { children: ReactNode; id?: string }) 
 /** Names and values, one below the other; what has no value is left out. */
 export const Facts = ({ of, label, narrow }: { of: [name: string, value: ReactNode][]; label?: string; narrow?: boolean }) => (
   <DescriptionList isHorizontal isCompact aria-label={label} horizontalTermWidthModifier={{ default: narrow ? '7rem' : '14rem' }}>
-    {of.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) => (
+    {of.filter(([, value]) => value !== undefined && value !== null && value !== '' && value !== false).map(([name, value]) => (
       <DescriptionListGroup key={name}>
         <DescriptionListTerm>{name}</DescriptionListTerm>
         <DescriptionListDescription>{value}</DescriptionListDescription>
@@ -141,5 +141,22 @@ export function PageTabs({ label, tabs }: TabsProps) {
       </Tabs>
       <section id={`tab-${active.key}`} role="tabpanel" aria-label={active.title}>{active.content()}</section>
     </>
+  )
+}
+
+/** Keeps a mistake of one page from taking the others with it. */
+export class Mishap extends Component<{ children: ReactNode }, { error?: unknown }> {
+  state: { error?: unknown } = {}
+  static getDerivedStateFromError = (error: unknown) => ({ error })
+  render = () => (this.state.error === undefined ? this.props.children : <Failed error={this.state.error} />)
+}
+
+function Failed({ error }: { error: unknown }) {
+  const { t } = useTranslation()
+  return (
+    <Empty title={t('app.failed')} action={<Button onClick={() => location.reload()}>{t('app.reload')}</Button>}>
+      <p>{t('app.failedHint')}</p>
+      <p><code>{String(error)}</code></p>
+    </Empty>
   )
 }
