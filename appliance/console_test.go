@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -21,30 +22,44 @@ import (
 	"understudy/hypervisors/fake"
 )
 
-// consoleVariable holds on to the appliance of TestConsole, for looking at it or for `npm run dev`: "stay".
+// consoleVariable holds on to the appliance of TestConsole, for looking at it or for `npm run dev`: "stay" with groups,
+// "empty" without anything.
 const consoleVariable = "CONSOLE"
 
 // TestConsole walks through the web console in a real browser (ui/e2e), against an appliance with hosts in memory.
 func TestConsole(t *testing.T) {
-	stay := os.Getenv(consoleVariable) == "stay"
-	if !stay {
-		require.FileExists(t, "../ui/dist/index.html", "the console is not built: make ui")
-		require.FileExists(t, "/usr/bin/chromium", "there is no browser: hypervisors/kvm/lab/install.sh chromium")
-	}
 	c := serveConsole(t)
-	if stay {
-		c.fill(t)
+	if stay := os.Getenv(consoleVariable); stay != "" {
+		if stay == "stay" {
+			c.fill(t)
+		}
 		fmt.Printf("\nUNDERSTUDY_URL=%s UNDERSTUDY_TOKEN=%s\n%s\nInterrupt to end.\n", c.url, c.token, c.setup())
 		ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt)
 		defer stop()
 		<-ctx.Done()
 		return
 	}
-	cmd := exec.CommandContext(t.Context(), "npm", "run", "--silent", "e2e")
-	cmd.Dir = "../ui"
-	cmd.Env = append(os.Environ(), "UNDERSTUDY_URL="+c.url, "UNDERSTUDY_TOKEN="+c.token, "UNDERSTUDY_SETUP="+c.setup())
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
+	browse(t, "looking.spec.ts", c.url, map[string]string{"setupToken": c.setup()})
+}
+
+// browse lets a walk of the console run in Chromium and tells where its pictures are.
+func browse(t *testing.T, spec, url string, told any) (shots string) {
+	t.Helper()
+	console, err := filepath.Abs("../ui")
+	require.NoError(t, err)
+	program := filepath.Join(console, "node_modules", ".bin", "playwright")
+	require.FileExists(t, program, "the console is not built: make ui")
+	shots, err = filepath.Abs("../bin/console")
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(shots, 0o755))
+	given, err := json.Marshal(told)
+	require.NoError(t, err)
+	cmd := exec.CommandContext(t.Context(), program, "test", spec)
+	cmd.Dir = console
+	cmd.Env = append(os.Environ(), "UNDERSTUDY_URL="+url, "UNDERSTUDY_SHOTS="+shots, "UNDERSTUDY_WALK="+string(given))
+	said, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", said)
+	return shots
 }
 
 // consoleAppliance is an appliance in this process with two hosts in memory, fake:berlin and fake:hamburg.

@@ -111,7 +111,7 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
       : undefined
   return (
     <div className={flat ? 'table-flat' : 'table-scroller'} ref={scroller} tabIndex={flat ? undefined : 0} role={flat ? undefined : 'region'} aria-label={flat ? undefined : label}>
-      <Table aria-label={label} aria-rowcount={rows.total + 1} isStickyHeader={!flat}>
+      <Table role="table" aria-label={label} aria-rowcount={rows.total + 1} isStickyHeader={!flat}>
         <Thead>
           <Tr aria-rowindex={1}>
             {columns.map((c, i) => (
