@@ -751,6 +751,40 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/oidc/callback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Come back from the provider; answers with the console, or the sign-in page and why */
+        get: operations["end-login"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/oidc/login": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Go to the provider to sign in */
+        get: operations["begin-login"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/overview": {
         parameters: {
             query?: never;
@@ -989,6 +1023,41 @@ export interface paths {
         post?: never;
         /** Go back to a self-made certificate */
         delete: operations["reset-certificate"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings/sign-in": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show how people sign in */
+        get: operations["sign-in-settings"];
+        /** Replace how people sign in; secrets that are left out stay */
+        put: operations["set-sign-in"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/settings/sign-in/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Try a directory and a provider before they are saved */
+        post: operations["test-sign-in"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1716,6 +1785,55 @@ export interface components {
             /** @description Step of the job; what is being undone begins with "undo " */
             step: string;
         };
+        LDAPSettings: {
+            /**
+             * @description Below which people are
+             * @example ou=people,dc=example,dc=com
+             */
+            baseDN: string;
+            /** @description Account that may search; empty: anybody may */
+            bindDN?: string;
+            /**
+             * Format: password
+             * @description Left out: as before
+             */
+            bindPassword?: string;
+            readonly bindPasswordSet?: boolean;
+            /** @description PEM certificates to trust instead of the system's */
+            ca?: string;
+            enabled: boolean;
+            /**
+             * @description Of the user, with groups as values
+             * @example memberOf
+             */
+            groupAttribute?: string;
+            /** @description Below which groups are; empty means baseDN */
+            groupBaseDN?: string;
+            /**
+             * @description Finds the groups of a user by {dn} or {name}, for directories without such an attribute
+             * @example (member={dn})
+             */
+            groupFilter?: string;
+            /**
+             * @description Of the name that the user has here; empty means uid
+             * @example sAMAccountName
+             */
+            nameAttribute?: string;
+            /** @description By the distinguished names of groups, or the values of groupAttribute. The highest role wins; who has none stays out */
+            roles: components["schemas"]["RoleMapping"][];
+            /** @description Demanded, never merely tried; for ldap */
+            startTLS?: boolean;
+            /**
+             * @description ldaps, or ldap with startTLS
+             * @example ldaps://dc.example.com
+             */
+            url: string;
+            /**
+             * @description Must find one entry alone; {name} is what the user typed, escaped
+             * @example (&(objectClass=person)(uid={name}))
+             */
+            userFilter: string;
+        };
         Machine: {
             /** Format: int64 */
             cpus: number;
@@ -1785,6 +1903,43 @@ export interface components {
             mac: string;
             model: string;
             network: string;
+        };
+        OIDCSettings: {
+            /** @description PEM certificates to trust instead of the system's */
+            ca?: string;
+            clientId: string;
+            /**
+             * Format: password
+             * @description Left out: as before
+             */
+            clientSecret?: string;
+            readonly clientSecretSet?: boolean;
+            /**
+             * @description Address by which people reach the console
+             * @example https://dr.example.com:8443
+             */
+            consoleUrl: string;
+            enabled: boolean;
+            /**
+             * @description Exactly as the provider writes it. https; plain http for loopback addresses only
+             * @example https://id.example.com/realms/main
+             */
+            issuer: string;
+            /** @description For the button of the sign-in page */
+            name: string;
+            /** @description Claim with the name that the user has here; empty means preferred_username */
+            nameClaim?: string;
+            /** @description What the provider must be told to send people back to */
+            readonly redirectUrl?: string;
+            /**
+             * @description Claim with the groups or roles: a text or a list of texts; dots lead into objects
+             * @example groups
+             */
+            roleClaim: string;
+            /** @description By the values of roleClaim. The highest role wins; who has none stays out */
+            roles: components["schemas"]["RoleMapping"][];
+            /** @description Asked for beside openid; empty means profile and email */
+            scopes?: string[] | null;
         };
         Overview: {
             /** Format: int64 */
@@ -2241,6 +2396,14 @@ export interface components {
              */
             forSeconds: number;
         };
+        RoleMapping: {
+            /** @description Ids of the protection groups that they see; empty means all, which administrators need */
+            groups?: string[] | null;
+            /** @enum {string} */
+            role: "viewer" | "operator" | "administrator";
+            /** @description The group; capitals do not matter in distinguished names */
+            value: string;
+        };
         RPOStatus: {
             /** Format: double */
             ageSeconds: number;
@@ -2371,6 +2534,40 @@ export interface components {
              * @description From the file setup.token in the appliance's data directory
              */
             token: string;
+        };
+        SignInCheck: {
+            hint?: string;
+            message: string;
+            /** @description connect, bind, base, user, groups; discovery, client */
+            name: string;
+            /** @enum {string} */
+            part: "ldap" | "oidc";
+            passed: boolean;
+        };
+        SignInSettings: {
+            /** @description A directory that proves names and passwords */
+            ldap?: components["schemas"]["LDAPSettings"];
+            /** @description A provider of OpenID Connect, at whose page people sign in */
+            oidc?: components["schemas"]["OIDCSettings"];
+            /**
+             * Format: int64
+             * @description For If-Match
+             */
+            revision: number;
+            /**
+             * Format: int64
+             * @description How long a session lasts in which nothing happens; none lasts longer than 12 hours
+             */
+            sessionMinutes: number;
+        };
+        SignInTest: {
+            checks: components["schemas"]["SignInCheck"][];
+            passed: boolean;
+        };
+        SignInTrial: {
+            /** @description Of somebody to look up in the directory, without a password */
+            name?: string;
+            settings: components["schemas"]["SignInSettings"];
         };
         SignInWays: {
             /** @description With a name and password of a directory */
@@ -2723,6 +2920,7 @@ export type HostTest = components['schemas']['HostTest'];
 export type Inventory = components['schemas']['Inventory'];
 export type Job = components['schemas']['Job'];
 export type JobStep = components['schemas']['JobStep'];
+export type LdapSettings = components['schemas']['LDAPSettings'];
 export type Machine = components['schemas']['Machine'];
 export type MachineEdit = components['schemas']['MachineEdit'];
 export type Me = components['schemas']['Me'];
@@ -2730,6 +2928,7 @@ export type Network = components['schemas']['Network'];
 export type NetworkMap = components['schemas']['NetworkMap'];
 export type NewToken = components['schemas']['NewToken'];
 export type Nic = components['schemas']['NIC'];
+export type OidcSettings = components['schemas']['OIDCSettings'];
 export type Overview = components['schemas']['Overview'];
 export type PageAuditEntry = components['schemas']['PageAuditEntry'];
 export type PageDelivery = components['schemas']['PageDelivery'];
@@ -2760,6 +2959,7 @@ export type ReportMachine = components['schemas']['ReportMachine'];
 export type Restoration = components['schemas']['Restoration'];
 export type RestoreOrder = components['schemas']['RestoreOrder'];
 export type RetentionTier = components['schemas']['RetentionTier'];
+export type RoleMapping = components['schemas']['RoleMapping'];
 export type RpoStatus = components['schemas']['RPOStatus'];
 export type Rule = components['schemas']['Rule'];
 export type RuleSpec = components['schemas']['RuleSpec'];
@@ -2770,6 +2970,10 @@ export type Script = components['schemas']['Script'];
 export type SecretsStatus = components['schemas']['SecretsStatus'];
 export type Setup = components['schemas']['Setup'];
 export type SetupSpec = components['schemas']['SetupSpec'];
+export type SignInCheck = components['schemas']['SignInCheck'];
+export type SignInSettings = components['schemas']['SignInSettings'];
+export type SignInTest = components['schemas']['SignInTest'];
+export type SignInTrial = components['schemas']['SignInTrial'];
 export type SignInWays = components['schemas']['SignInWays'];
 export type SnmpChannel = components['schemas']['SNMPChannel'];
 export type Storage = components['schemas']['Storage'];
@@ -4665,6 +4869,71 @@ export interface operations {
             };
         };
     };
+    "end-login": {
+        parameters: {
+            query?: {
+                code?: string;
+                error?: string;
+                iss?: string;
+                state?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: {
+                "__Host-understudy-login"?: string;
+            };
+        };
+        requestBody?: never;
+        responses: {
+            /** @description See Other */
+            303: {
+                headers: {
+                    Location?: string;
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "begin-login": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description See Other */
+            303: {
+                headers: {
+                    Location?: string;
+                    "Set-Cookie"?: string;
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     overview: {
         parameters: {
             query?: never;
@@ -5257,6 +5526,106 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Certificate"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "sign-in-settings": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignInSettings"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "set-sign-in": {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The revision that was read, in quotes */
+                "If-Match"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SignInSettings"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    ETag?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignInSettings"];
+                };
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "test-sign-in": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SignInTrial"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignInTest"];
                 };
             };
             /** @description Error */
