@@ -9,8 +9,9 @@ import { Preferences } from './parts/preferences'
 import { ProblemForm, TextField } from './parts/forms'
 import { Answer, Loading, ProblemAlert } from './parts/page'
 
-const ranks = ['viewer', 'operator', 'administrator'] as const
-export type Role = (typeof ranks)[number]
+/** Each includes those before it. */
+export const roles = ['viewer', 'operator', 'administrator'] as const
+export type Role = (typeof roles)[number]
 
 const Who = createContext<Me | undefined>(undefined)
 
@@ -19,7 +20,7 @@ export function useMe() {
   const { user } = useContext(Who)!
   return {
     user,
-    may: (need: Role) => ranks.indexOf(user.role) >= ranks.indexOf(need),
+    may: (need: Role) => roles.indexOf(user.role) >= roles.indexOf(need),
     /** Sees everything there is, not only some groups. */
     whole: !user.groups?.length,
   }
@@ -183,12 +184,13 @@ function SignInAgain({ name, onDone }: { name: string; onDone: (me: Me) => void 
 
 /** With a name given, a page is waiting behind: whoever signs in elsewhere does it in another window. */
 function SignInForm({ name: known, onDone }: { name?: string; onDone: (me: Me) => void }) {
-  const { t } = useTranslation()
+  const { t, i18n } = useTranslation()
   const [name, setName] = useState(known ?? '')
   const [password, setPassword] = useState('')
   const ways = api.useQuery('get', '/sign-in')
   const signIn = api.useMutation('post', '/session', { onSuccess: onDone })
-  const failed = !known && new URLSearchParams(location.search).get('sign-in')
+  // A provider has sent somebody back who does not get in.
+  const refused = known ? null : new URLSearchParams(location.search).get('sign-in')
   const elsewhere = () => {
     if (known) window.open('/api/v1/oidc/login', popup, 'popup,width=520,height=720')
     else location.assign('/api/v1/oidc/login')
@@ -197,7 +199,7 @@ function SignInForm({ name: known, onDone }: { name?: string; onDone: (me: Me) =
     <Answer query={ways}>
       {w => (
         <>
-          {failed && <Alert variant="danger" isInline title={t('signIn.refused')} className="page-alert">{failed}</Alert>}
+          {refused && <Alert variant="danger" isInline title={t('signIn.refused')} className="page-alert">{i18n.exists(`refused.${refused}`) && t(`refused.${refused as 'failed'}`)}</Alert>}
           {(w.local || w.ldap) && (
             <ProblemForm error={signIn.error} onSubmit={() => signIn.mutate({ body: { name, password } })}>
               <TextField label={t('signIn.name')} path="name" hint={w.ldap ? t('signIn.ldapHint') : undefined} required autoFocus={!known} autoComplete="username" value={name} onChange={setName} />

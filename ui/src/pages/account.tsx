@@ -9,7 +9,7 @@ import { ProblemForm, SelectField, TextField } from '../parts/forms'
 import { Answer, Page, PageTabs } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Ago } from '../parts/values'
-import { NewPassword, useMe, type Role } from '../session'
+import { NewPassword, roles, useMe, type Role } from '../session'
 import { Section } from './settings/section'
 
 export function Account() {
@@ -89,7 +89,6 @@ const isoDay = (t: number) => new Date(t).toISOString().slice(0, 10)
 function AddToken({ onDone, onClose }: { onDone: (made: NewToken) => void; onClose: () => void }) {
   const { t } = useTranslation()
   const { may } = useMe()
-  const roles = (['viewer', 'operator', 'administrator'] as const).filter(may)
   const [name, setName] = useState('')
   const [role, setRole] = useState<Role>('viewer')
   const [expires, setExpires] = useState(isoDay(Date.now() + 90 * day))
@@ -103,7 +102,7 @@ function AddToken({ onDone, onClose }: { onDone: (made: NewToken) => void; onClo
   return (
     <FormDialog title={t('token.add')} submit={t('token.add')} error={add.error} busy={add.isPending} disabled={!name || !expires} onSubmit={() => add.mutate({ body: { name, role, expires: `${expires}T23:59:59Z` } })} onClose={onClose}>
       <TextField label={t('token.name')} path="name" hint={t('token.nameHint')} required maxLength={64} value={name} onChange={setName} />
-      <SelectField label={t('user.role')} path="role" hint={t(`roleHint.${role}`)} value={role} options={roles.map(r => [r, t(`role.${r}`)] as const)} onChange={setRole} />
+      <SelectField label={t('user.role')} path="role" hint={t(`roleHint.${role}`)} value={role} options={roles.filter(may).map(r => [r, t(`role.${r}`)] as const)} onChange={setRole} />
       <TextField label={t('token.expires')} path="expires" hint={t('token.expiresHint')} required type="date" value={expires} onChange={setExpires} />
     </FormDialog>
   )

@@ -4,6 +4,7 @@ import { Page, PageTabs } from '../../parts/page'
 import { Bandwidth } from './bandwidth'
 import { CertificateSettings } from './certificate'
 import { Notifications } from './notifications'
+import { SignIn } from './sign-in'
 import { System } from './system'
 import { Users } from './users'
 
@@ -13,6 +14,7 @@ export function Settings() {
     <Page title={t('nav.settings')}>
       <PageTabs label={t('nav.settings')} tabs={[
         { key: 'users', title: t('settings.users'), content: () => <Users /> },
+        { key: 'sign-in', title: t('settings.signIn'), content: () => <SignIn /> },
         { key: 'notifications', title: t('settings.notifications'), content: () => <Notifications /> },
         { key: 'bandwidth', title: t('settings.bandwidth'), content: () => <Bandwidth /> },
         { key: 'certificate', title: t('settings.certificate'), content: () => <CertificateSettings /> },

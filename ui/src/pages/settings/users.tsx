@@ -9,11 +9,9 @@ import { CheckField, Conflict, ManyField, SecretField, SelectField, TextField, u
 import { Answer } from '../../parts/page'
 import { allRows, DataTable, type Column } from '../../parts/table'
 import { Ago } from '../../parts/values'
-import { useMe, type Role } from '../../session'
+import { roles, useMe, type Role } from '../../session'
 import { useGroupName } from '../group-link'
 import { Section } from './section'
-
-const roles = ['viewer', 'operator', 'administrator'] as const
 
 /** Groups by name, for choosing. */
 export function useGroupOptions(q: string) {
