@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb help deps receivers ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: deb help deps receivers browser ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,8 +65,11 @@ simulate: deps ## ten thousand cycles with random faults on fake hosts, in simul
 	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'
 
 # One package at a time: each has a lab of its own, and its guests are emulated.
-real: deps receivers ## tests against real libvirt hosts and guests, and real receivers of notifications
+real: deps receivers ui browser ## tests against real libvirt hosts and guests, receivers of notifications, and the console in a browser
 	@real=$$($(list_real)); set -x; go test -count=1 -timeout 30m -p 1 $$real
+
+browser: ## install the browser that tests of the console use
+	@hypervisors/kvm/lab/install.sh chromium
 
 check: deps fmt vet lint ui-test race drift ## format, vet, lint, race tests, drift
 

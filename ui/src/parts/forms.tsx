@@ -38,7 +38,8 @@ export function ProblemForm({ error, onSubmit, children, id }: FormProps) {
   return (
     <Problems value={error instanceof Problem ? error : undefined}>
       <Form ref={form} id={id} onSubmit={submit} noValidate isWidthLimited>
-        {error ? <div className="problem" tabIndex={-1}><ProblemAlert error={error} /></div> : null}
+        {/* What somebody else changed is told by Conflict. */}
+        {error && !(error instanceof Problem && error.code === 'stale') ? <div className="problem" tabIndex={-1}><ProblemAlert error={error} /></div> : null}
         {children}
       </Form>
     </Problems>

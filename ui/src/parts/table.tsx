@@ -125,7 +125,7 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
             const row = rows.row(index)
             return (
               <Tr key={row ? rowKey(row) : index} aria-rowindex={index + 2} data-index={index} ref={flat ? undefined : virtual.measureElement}>
-                {columns.map(c => <Td key={c.title} dataLabel={c.quiet ? undefined : c.title} isActionCell={c.quiet}>{row ? c.cell(row, index) : <Skeleton screenreaderText={t('common.loading')} />}</Td>)}
+                {columns.map(c => <Td key={c.title} dataLabel={c.quiet ? undefined : c.title} isActionCell={c.quiet}>{row ? (c.quiet ? <div className="row-actions">{c.cell(row, index)}</div> : c.cell(row, index)) : <Skeleton screenreaderText={t('common.loading')} />}</Td>)}
               </Tr>
             )
           })}
