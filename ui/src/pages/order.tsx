@@ -6,7 +6,7 @@ import { keepPreviousData, useQuery } from '@tanstack/react-query'
 import { useId, useRef, useState } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useNavigate, useParams, useSearchParams } from 'react-router-dom'
-import { api, client, key } from '../api/client'
+import { api, client, key, Problem } from '../api/client'
 import type { Group, Job, Plan, PlanChange, PlanMachine, PlanOrder, Point } from '../api/schema'
 import { Answer, Empty, Page, ProblemAlert, sentence } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
@@ -42,6 +42,7 @@ function Preview({ group, order }: { group: Group; order: Order }) {
   const plan = usePlan(group, wish, order !== 'failover' || chosen !== null || point !== '' || sourceAnswers !== undefined)
   // One page gives one order, however often the button is pressed or the request is sent again.
   const once = useRef(key())
+  const sending = useRef(false)
   const [busy, setBusy] = useState(false)
   const [error, setError] = useState<unknown>()
   const name = useId()
@@ -51,6 +52,8 @@ function Preview({ group, order }: { group: Group; order: Order }) {
     return old
   }, { replace: true })
   const give = async () => {
+    if (sending.current) return // a second click comes before the button is drawn anew
+    sending.current = true
     setBusy(true)
     setError(undefined)
     try {
@@ -59,7 +62,9 @@ function Preview({ group, order }: { group: Group; order: Order }) {
     } catch (e) {
       setError(e)
       setBusy(false)
-      once.current = key() // it was refused; the next attempt is another one
+      sending.current = false
+      // It was refused: the next attempt is another order. When nobody answered, it is the same one.
+      if (e instanceof Problem) once.current = key()
     }
   }
   return (

@@ -8,6 +8,7 @@ import { useMe } from '../session'
 import { Checks, MachineWishes, useCheckWords } from './boot'
 import { GroupForm } from './group-settings'
 import { SpanField } from './policy'
+import { staged, wanted } from './stages'
 
 interface Props {
   machines: GroupMachine[]
@@ -15,15 +16,6 @@ interface Props {
   name: (m: GroupMachine) => string
   onChange: (change: { machines?: GroupMachine[]; runbook?: Runbook }) => void
 }
-
-/** A runbook with a stage for each that machines are in, in order. What is empty is left out again when it is sent. */
-export function staged(machines: GroupMachine[], runbook: Runbook | undefined): RunbookStage[] {
-  const known = runbook?.stages ?? []
-  const used = machines.map(m => m.stage || 1)
-  return [...new Set([...used, ...known.map(s => s.stage)])].sort((a, b) => a - b).map(stage => known.find(s => s.stage === stage) ?? { stage })
-}
-
-export const wanted = (s: RunbookStage) => s.waitForChecks || s.delaySeconds || s.before?.length || s.after?.length
 
 export function RunbookFields({ machines, runbook, name, onChange }: Props) {
   const { t } = useTranslation()
