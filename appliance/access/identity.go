@@ -5,18 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"understudy/api"
 )
 
 // Directory proves passwords that the appliance does not know: LDAP. It is asked for names that no local user has.
 type Directory interface {
-	// Check gives who has name and password; ErrWrong when nobody does. Other errors say that it could not be asked.
+	// Check gives who has name and password; ErrWrong when nobody does, ErrGone when nobody has the name, ErrNoRole with who
+	// it is when that one may not come in. Other errors say that it could not be asked.
 	Check(ctx context.Context, name string, password api.Secret) (Identity, error)
 }
 
-// ErrWrong says that nobody has this name and password.
-var ErrWrong = errors.New("the name or the password is wrong")
+// Why somebody is not let in. Of ErrGone and ErrNoRole the directory is sure, whatever the password: what such a user has
+// open here ends.
+var (
+	ErrWrong  = errors.New("the name or the password is wrong")
+	ErrGone   = errors.New("the directory knows nobody of this name")
+	ErrNoRole = errors.New("no group of theirs has a role here")
+	// ErrDisabled is of users that an administrator disabled.
+	ErrDisabled = fmt.Errorf("%w, or the user is disabled", ErrWrong)
+)
+
+// trust is how long the API tokens of somebody last who does not sign in any more: only then it is seen that a directory
+// does not know them any longer.
+const trust = 7 * 24 * time.Hour
 
 // Identity is somebody that a directory or a provider vouches for, with the role that it maps to.
 type Identity struct {
@@ -35,7 +48,8 @@ func (a *Access) SetDirectory(d Directory) {
 	a.directory = d
 }
 
-// SetProvider gives the name of the OIDC provider for the sign-in page; empty: there is none.
+// SetProvider gives the name of the OIDC provider for the sign-in page; empty: there is none. While there is none, and no
+// directory, nothing lets in the users that came from there.
 func (a *Access) SetProvider(name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -90,6 +104,12 @@ func (a *Access) signIn(ctx context.Context, name string, u user, known bool, pa
 		switch {
 		case errors.Is(err, ErrWrong):
 			return api.Opened{}, errWrongSignIn()
+		case errors.Is(err, ErrGone):
+			a.withdraw(u.Subject)
+			return api.Opened{}, errWrongSignIn()
+		case errors.Is(err, ErrNoRole):
+			a.withdraw(identity.Subject)
+			return api.Opened{}, errNoRole(identity.Name)
 		case err != nil:
 			return api.Opened{}, err
 		}
@@ -121,6 +141,9 @@ func (a *Access) SignInIdentity(_ context.Context, i Identity, from string) (api
 	if err := checkRights(i.Role, i.Groups); err != nil {
 		return api.Opened{}, err
 	}
+	if !a.offers(i.Source) {
+		return api.Opened{}, errWrongSignIn() // it was taken away meanwhile
+	}
 	a.writing.Lock()
 	defer a.writing.Unlock()
 	u, known := a.bySubject(i.Source, i.Subject)
@@ -129,10 +152,17 @@ func (a *Access) SignInIdentity(_ context.Context, i Identity, from string) (api
 		if err := a.checkName(i.Name, ""); err != nil {
 			return api.Opened{}, err
 		}
+		if len(a.users) >= maxUsers { // only who holds writing changes it
+			return api.Opened{}, api.Errorf(api.CodeConflict, "Remove some.", "there are %d users already", maxUsers)
+		}
 		u = user{Subject: i.Subject, User: api.User{ID: newID(), Name: i.Name, Source: i.Source, Created: a.Clock().UTC()}}
 	case u.Disabled:
-		return api.Opened{}, errWrongSignIn()
+		return api.Opened{}, api.Errorf(api.CodeUnauthorized, "Ask an administrator of the appliance.", "%w", ErrDisabled)
+	case u.Name != i.Name && a.checkName(i.Name, u.ID) == nil: // renamed there; if the name is somebody's here, the old one stays
+		u.Revision++
+		u.Name = i.Name
 	}
+	u.Proved = a.Clock().UTC()
 	if u.Role != i.Role || u.FullName != i.FullName || !sameGroups(u.Groups, i.Groups) || !known {
 		u.Revision++
 		u.Role, u.FullName, u.Groups = i.Role, i.FullName, noNil(i.Groups)
@@ -142,4 +172,62 @@ func (a *Access) SignInIdentity(_ context.Context, i Identity, from string) (api
 		a.setupDone()
 	}
 	return opened, err
+}
+
+func errNoRole(name string) error {
+	return api.Errorf(api.CodeForbidden, "Ask an administrator of the appliance for a role.", "%s may not sign in: %w", name, ErrNoRole)
+}
+
+func (a *Access) withdraw(subject string) {
+	if err := a.Withdraw(sourceLDAP, subject); err != nil {
+		a.Log.Error("what a user has open who is gone does not end", "error", err)
+	}
+}
+
+// Withdraw ends what somebody has open who was found to be gone, or without a role. Nobody at all is no fault.
+func (a *Access) Withdraw(source, subject string) error {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	u, known := a.bySubject(source, subject)
+	if !known || source == sourceLocal || subject == "" {
+		return nil
+	}
+	u.Proved = time.Time{}
+	if err := a.keepUser(u); err != nil {
+		return err
+	}
+	return a.endSessions(a.sessionsOf(u.ID, ""))
+}
+
+// EndSource ends the sessions of all users of a source: they sign in again, with what they may do by now.
+func (a *Access) EndSource(source string) error {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	var keys []string
+	a.mu.RLock()
+	for key, s := range a.sessions {
+		if a.users[s.User].Source == source {
+			keys = append(keys, key)
+		}
+	}
+	a.mu.RUnlock()
+	return a.endSessions(keys)
+}
+
+// offers tells whether users of a source can get in.
+func (a *Access) offers(source string) bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.offered(source)
+}
+
+// offered is offers while the lock is held.
+func (a *Access) offered(source string) bool {
+	switch source {
+	case sourceLDAP:
+		return a.directory != nil
+	case sourceOIDC:
+		return a.provider != ""
+	}
+	return source == sourceLocal
 }

@@ -57,7 +57,7 @@ func (a *Access) Session(cookie string, touch bool) (api.Principal, error) {
 	a.mu.Lock()
 	s, known := a.sessions[key]
 	u, there := a.users[s.User]
-	alive := known && there && !u.Disabled && now.Before(a.expires(s))
+	alive := known && there && !u.Disabled && a.offered(u.Source) && now.Before(a.expires(s))
 	late := false
 	if alive && touch && now.After(s.Seen) {
 		s.Seen = now

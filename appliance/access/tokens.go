@@ -38,7 +38,9 @@ func (a *Access) Bearer(text string) (api.Principal, error) {
 	a.mu.Lock()
 	t, known := a.tokens[a.byDigest[digest(text)]]
 	u, there := a.users[t.User]
-	alive := known && there && !u.Disabled && now.Before(t.Expires)
+	known = known && there && !u.Disabled && a.offered(u.Source)
+	doubtful := u.Source != sourceLocal && now.Sub(u.Proved) > trust
+	alive := known && !doubtful && now.Before(t.Expires)
 	late := alive && (t.LastUsed == nil || now.Sub(*t.LastUsed) >= usedEvery)
 	if late {
 		t.LastUsed = &now
@@ -46,8 +48,11 @@ func (a *Access) Bearer(text string) (api.Principal, error) {
 	}
 	a.mu.Unlock()
 	switch {
-	case !known || !there || u.Disabled:
+	case !known:
 		return api.Principal{}, unknown
+	case doubtful:
+		return api.Principal{}, api.Errorf(api.CodeUnauthorized, "Let "+u.Name+" sign in again. For programs, make a token of a user with a password of the appliance's own.",
+			"nobody knows whether %s still belongs to the directory", u.Name)
 	case !alive:
 		return api.Principal{}, api.Errorf(api.CodeUnauthorized, "Make a new one.", "the token %q has expired", t.Name)
 	case late:

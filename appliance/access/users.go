@@ -17,6 +17,7 @@ import (
 const (
 	sourceLocal = "local"
 	sourceLDAP  = "ldap"
+	sourceOIDC  = "oidc"
 )
 
 // What is remembered of a user.
@@ -31,6 +32,7 @@ type user struct {
 	api.User
 	Hash    string               `json:"hash,omitempty"`    // of a local user's password
 	Subject string               `json:"subject,omitempty"` // of a directory's user
+	Proved  time.Time            `json:"proved,omitzero"`   // when the directory knew this user last; zero: it did not
 	Places  map[string]time.Time `json:"places,omitempty"`  // where the user signed in, and when last
 }
 
@@ -300,15 +302,17 @@ func (a *Access) DeleteUser(_ context.Context, ref string) error {
 	return nil
 }
 
-// isLast tells whether u is the only administrator who can sign in.
+// isLast tells whether u is the only administrator who can sign in, or the only one who can while no directory answers.
 func (a *Access) isLast(u user) bool {
 	active := func(u user) bool { return u.Role == api.RoleAdministrator && !u.Disabled }
 	_, others := a.find(func(other user) bool { return other.ID != u.ID && active(other) })
-	return active(u) && !others
+	_, locals := a.find(func(other user) bool { return other.ID != u.ID && active(other) && other.Source == sourceLocal })
+	return active(u) && (!others || u.Source == sourceLocal && !locals)
 }
 
 func errLast(name string) error {
-	return api.Errorf(api.CodeConflict, "Make another user an administrator first.", "%s is the last administrator", name)
+	return api.Errorf(api.CodeConflict, "Make another user with a password of the appliance's own an administrator first.",
+		"%s is the last administrator, or the last who can sign in while no directory answers", name)
 }
 
 // ChangePassword changes the password of p itself, and ends its other sessions.
