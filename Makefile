@@ -42,8 +42,8 @@ ui-test: $(ui_packages) ## the console: types against the API, words, and the lo
 	cd ui && npm run types -- --check && npx tsc && npm test
 
 # Servers that the tests run as children of their own; none is started or configured on this machine itself.
-receivers: deps ## install the Debian packages of the receivers that notifications are tested against
-	@hypervisors/kvm/lab/install.sh snmptrapd rsyslog rsyslog-gnutls smitools python3-aiosmtpd
+receivers: deps ## install the Debian packages of the servers that notifications and sign-in are tested against
+	@hypervisors/kvm/lab/install.sh snmptrapd rsyslog rsyslog-gnutls smitools python3-aiosmtpd slapd
 
 build: deps ui ## build bin/understudy
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/understudy ./appliance

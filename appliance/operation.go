@@ -28,6 +28,7 @@ var configuration = support.Configuration{
 		{Bucket: "users"},
 		{Bucket: "notify-channels"},
 		{Bucket: "notify-rules"},
+		{Bucket: "sign-in"},
 	},
 	// Work and sessions of the configuration that goes; API tokens too: one that was withdrawn must not come back.
 	Forgotten: []string{"jobs", "sessions", "tokens", "orders", "host-alerts", "notify-queue", "notify-alerts"},

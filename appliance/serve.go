@@ -13,6 +13,7 @@ import (
 
 	"understudy/api/server"
 	"understudy/appliance/access"
+	"understudy/appliance/directory"
 	"understudy/appliance/metrics"
 	"understudy/appliance/notify"
 	"understudy/appliance/replication"
@@ -100,6 +101,10 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	signIn, err := directory.New(directory.Options{Store: db, Secrets: secrets, People: people, Log: log})
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
@@ -132,7 +137,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	figures := metrics.New(metrics.Options{Source: engine, Version: version, Log: log, Secrets: func() int { return len(secrets.Status().Unreadable) }})
 	go figures.Run(ctx)
 	operate := runs{o, db, engine, secrets, certificates, figures, logs}.support()
-	parts := server.Parts{Service: engine, Access: people, Operation: operate, Notifications: notifier}
+	parts := server.Parts{Service: engine, Access: people, Operation: operate, Notifications: notifier, SignIn: signIn}
 	manager := systemd{os.Getenv("NOTIFY_SOCKET")}
 	manager.tell("READY=1") // connections wait for Serve from here on
 	defer manager.tell("STOPPING=1")

@@ -117,7 +117,7 @@ func (s *Server) mappedGroups(ctx context.Context, v api.SignInSettings) error {
 	for part, roles := range mappings {
 		for i := range roles {
 			ids, err := s.groupIDs(ctx, roles[i].Groups)
-			if e, ok := err.(*api.Error); ok { //nolint:errorlint // made by groupIDs itself
+			if e, ok := err.(*api.Error); ok {
 				e.Field = fmt.Sprintf("%s.roles[%d].%s", part, i, e.Field)
 			}
 			if err != nil {
@@ -182,7 +182,7 @@ func (s *Server) endLogin(ctx context.Context, in *back) *elsewhere {
 }
 
 func reasonOf(err error) string {
-	if e, ok := err.(*LoginError); ok { //nolint:errorlint // the contract of SignIn
+	if e, ok := err.(*LoginError); ok {
 		return e.Reason
 	}
 	return api.SignInNotAvailable

@@ -16,7 +16,9 @@ type answering struct {
 	err      error
 }
 
-func (d *answering) Check(context.Context, string, api.Secret) (Identity, error) { return d.identity, d.err }
+func (d *answering) Check(context.Context, string, api.Secret) (Identity, error) {
+	return d.identity, d.err
+}
 
 func newDirectoryWorld(t *testing.T) (*world, *answering) {
 	w := newWorld(t)

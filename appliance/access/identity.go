@@ -17,8 +17,8 @@ type Directory interface {
 	Check(ctx context.Context, name string, password api.Secret) (Identity, error)
 }
 
-// Why somebody is not let in. Of ErrGone and ErrNoRole the directory is sure, whatever the password: what such a user has
-// open here ends.
+// Why somebody is not let in. ErrGone and ErrNoRole are what the directory itself says, and no guess of a password brings
+// them about: what such a user has open here ends.
 var (
 	ErrWrong  = errors.New("the name or the password is wrong")
 	ErrGone   = errors.New("the directory knows nobody of this name")

@@ -26,11 +26,22 @@ type Identity struct {
 // NewIdentity makes an authority and a certificate.
 func NewIdentity(t testing.TB) Identity {
 	t.Helper()
+	return newIdentity(t, time.Now().Add(24*time.Hour))
+}
+
+// NewExpiredIdentity makes a certificate that was good until a minute ago.
+func NewExpiredIdentity(t testing.TB) Identity {
+	t.Helper()
+	return newIdentity(t, time.Now().Add(-time.Minute))
+}
+
+func newIdentity(t testing.TB, until time.Time) Identity {
+	t.Helper()
 	authority := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Authority of a test"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign}
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "receiver"},
-		NotBefore: authority.NotBefore, NotAfter: authority.NotAfter, KeyUsage: x509.KeyUsageDigitalSignature,
+		NotBefore: authority.NotBefore, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"localhost"}}
 	authorityKey, key := newKey(t), newKey(t)
 	ca := issue(t, authority, authority, authorityKey, authorityKey)

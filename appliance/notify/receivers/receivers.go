@@ -1,6 +1,7 @@
 // Package receivers runs real receivers of notifications for tests: Debian's snmptrapd, rsyslogd and aiosmtpd, and a
-// server for webhooks in Python that checks signatures on its own. Each is a child with a directory of its own, listens on
-// loopback at a free port, is ended by its process id when the test ends, and touches no configuration of the machine.
+// server for webhooks in Python that checks signatures on its own; and slapd, a directory that people sign in by. Each is a
+// child with a directory of its own, listens on loopback at a free port, is ended by its process id when the test ends, and
+// touches no configuration of the machine.
 // "make receivers" installs what they need. It knows nothing of the code that sends.
 package receivers
 
