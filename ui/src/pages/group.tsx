@@ -1,14 +1,14 @@
 // One protection group: how it stands, what to do now, and everything about it.
 import { Alert, AlertGroup, Flex } from '@patternfly/react-core'
+import { lazy, Suspense } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useParams } from 'react-router-dom'
 import { api } from '../api/client'
 import type { Group } from '../api/schema'
 import { FreshnessLabel, HealthLabel, StateLabel } from '../parts/labels'
-import { Answer, Page, PageTabs, sentence } from '../parts/page'
+import { Answer, Loading, Page, PageTabs, sentence } from '../parts/page'
 import { Age, Ago, Count, useFormat } from '../parts/values'
 import { Settings } from './group-settings'
-import { History } from './history'
 import { JobTable } from './jobs'
 import { MachineTable } from './machines'
 import { away } from './next'
@@ -16,6 +16,9 @@ import { NextStep } from './next-step'
 import { Points } from './points'
 import { ReportTable } from './reports'
 import { Boot } from './runbook'
+
+// Charts are large, and few look at them.
+const History = lazy(() => import('./history').then(m => ({ default: m.History })))
 
 export function GroupPage() {
   const { id = '' } = useParams()
@@ -32,7 +35,7 @@ function GroupView({ group }: { group: Group }) {
       <PageTabs label={group.name} tabs={[
         { key: 'machines', title: t('group.tab.machines'), content: () => <><Sum group={group} /><MachineTable group={group.id} /></> },
         { key: 'points', title: t('group.tab.points'), content: () => <Points group={group} /> },
-        { key: 'history', title: t('group.tab.history'), content: () => <History group={group} /> },
+        { key: 'history', title: t('group.tab.history'), content: () => <Suspense fallback={<Loading />}><History group={group} /></Suspense> },
         { key: 'jobs', title: t('group.tab.jobs'), content: () => <JobTable group={group.id} /> },
         { key: 'reports', title: t('group.tab.reports'), content: () => <ReportTable group={group.id} /> },
         { key: 'boot', title: t('group.tab.boot'), content: () => <Boot group={group} /> },

@@ -81,14 +81,14 @@ export function TimeChart({ title, series, format, limit, filled, height = 220 }
       <div ref={box} aria-hidden="true">
         {empty ? <p className="none">{t('chart.none')}</p> : (
           <Chart width={width} height={height} themeColor={ChartThemeColor.multiOrdered} scale={{ x: 'time', y: 'linear' }} domain={{ y: [0, highest * 1.1] }}
-            padding={{ left: 78, right: 16, top: 12, bottom: series.length > 1 || limit ? 64 : 36 }}
-            legendData={series.length > 1 || limit ? [...series.map(s => ({ name: s.name })), ...(limit ? [{ name: limit.name, symbol: { type: 'threshold' } }] : [])] : undefined}
+            padding={{ left: 104, right: 36, top: 12, bottom: series.length > 1 || limit ? 64 : 36 }}
+            legendData={series.length > 1 || limit ? [...series.map(s => ({ name: s.name })), ...(limit ? [{ name: limit.name, symbol: { type: 'threshold', fill: colors.bad } }] : [])] : undefined}
             legendPosition="bottom-left"
             containerComponent={<ChartVoronoiContainer voronoiDimension="x" constrainToVisibleArea labels={({ datum }: { datum: { x: Date; y: number; childName: string } }) => (datum.childName.startsWith('series') ? `${clockTime(datum.x)}  ${format(datum.y)}` : '')} />}>
             <ChartAxis tickCount={Math.max(2, Math.floor(width / 110))} tickFormat={clockTime} />
             <ChartAxis dependentAxis showGrid tickCount={4} tickFormat={format} />
             <ChartGroup>{series.map((s, i) => <Shape key={s.name} name={`series-${i}`} data={s.points} interpolation="monotoneX" />)}</ChartGroup>
-            {limit && series[0]?.points.length ? <ChartThreshold name="limit" data={[{ x: series[0].points[0]!.x, y: limit.y }, { x: series[0].points.at(-1)!.x, y: limit.y }]} /> : undefined}
+            {limit && series[0]?.points.length ? <ChartThreshold name="limit" style={{ data: { stroke: colors.bad } }} data={[{ x: series[0].points[0]!.x, y: limit.y }, { x: series[0].points.at(-1)!.x, y: limit.y }]} /> : undefined}
           </Chart>
         )}
       </div>
