@@ -8,16 +8,17 @@ import (
 
 var _ api.SignIn = (*Client)(nil)
 
-// signInClear lets the secrets of settings travel: the connection is sealed, or leads to this machine only.
+// signInClear lets the secrets of settings travel: the connection is sealed, or leads to this machine only. Lists that are
+// missing are empty.
 func signInClear(s api.SignInSettings) api.SignInSettings {
 	if s.LDAP != nil {
 		part := *s.LDAP
-		part.BindPassword = part.BindPassword.InClear()
+		part.BindPassword, part.Roles = part.BindPassword.InClear(), append([]api.RoleMapping{}, part.Roles...)
 		s.LDAP = &part
 	}
 	if s.OIDC != nil {
 		part := *s.OIDC
-		part.ClientSecret = part.ClientSecret.InClear()
+		part.ClientSecret, part.Roles = part.ClientSecret.InClear(), append([]api.RoleMapping{}, part.Roles...)
 		s.OIDC = &part
 	}
 	return s

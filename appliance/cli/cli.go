@@ -66,7 +66,7 @@ func (a *app) root() *cobra.Command {
 		a.verify(), a.test(), a.failover(), a.commit(), a.rollback(), a.reprotect(), a.failback(), a.fence(), a.bandwidth(),
 		a.certificate(), a.secrets(), a.rotateKey(), a.backup(), a.restore(), a.supportBundle(),
 		a.users(), a.tokens(), a.audit(), a.whoAmI(),
-		a.status(), a.alerts(), a.events(), a.notifications(), a.doctor("doctor HOST"), a.about())
+		a.status(), a.alerts(), a.events(), a.notifications(), a.signIn(), a.doctor("doctor HOST"), a.about())
 	root.Long = `Understudy keeps replicas of virtual machines ready to take over.
 
 Hosts, groups and machines are named by name or id. Orders wait for their job and show its progress; with --no-wait they

@@ -65,6 +65,7 @@ func serve(t *testing.T, svc api.Service) string {
 		parts.Notifications, _ = svc.(api.Notifications)
 		parts.Access, _ = svc.(server.Access)
 		parts.Operation, _ = svc.(api.Operation)
+		parts.SignIn, _ = svc.(server.SignIn)
 		done <- server.Serve(ctx, ln, server.New(parts, server.Options{Token: token, Log: slog.New(slog.DiscardHandler)}), nil)
 	}()
 	t.Cleanup(func() {
