@@ -1,5 +1,5 @@
 // Recovery points of a group on a line of time, to choose one.
-import { Button, Card, CardBody, Flex } from '@patternfly/react-core'
+import { Alert, Button, Card, CardBody, Flex } from '@patternfly/react-core'
 import { useRef, useState, type KeyboardEvent } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useNavigate } from 'react-router-dom'
@@ -62,6 +62,7 @@ function Timeline({ group, points }: { group: Group; points: Point[] }) {
             aria-label={`${f.moment(p.taken)}, ${t(`point.look.${look(p)}`)}`} />
         ))}
       </div>
+      {chosen && point.id !== chosen && <Alert variant="warning" isInline component="h3" className="points-gone" title={t('point.gone')} />}
       <Chosen group={group} point={point} newest={point === points[0]} />
     </>
   )
@@ -77,6 +78,13 @@ function Chosen({ group, point, newest }: { group: Group; point: Point; newest: 
     <Card>
       <CardBody>
         <Heading><Moment at={point.taken} /> {newest && `(${t('point.newest')})`}</Heading>
+        {may('operator') && (
+          <Flex className="point-orders" columnGap={{ default: 'columnGapMd' }}>
+            <Button variant="secondary" isDisabled={!can.includes('test')} onClick={() => open('test')}>{t('point.test')}</Button>
+            <Button variant="secondary" isDisabled={!can.includes('failover')} onClick={() => open('failover')}>{t('point.failover')}</Button>
+            {may('administrator') && <Button variant="link" isDanger isDisabled={group.points < 2} onClick={() => open('drop-point')}>{t('point.drop')}</Button>}
+          </Flex>
+        )}
         <Facts label={t('point.chosen')} of={[
           [t('point.age'), <Ago at={point.taken} />],
           [t('point.consistency'), t(`consistency.${point.consistency as 'crash'}`)],
@@ -86,13 +94,6 @@ function Chosen({ group, point, newest }: { group: Group; point: Point; newest: 
           [t('point.suspect'), point.suspect && <strong>{point.suspect}</strong>],
           [t('point.id'), point.id],
         ]} />
-        {may('operator') && (
-          <Flex className="next-orders" columnGap={{ default: 'columnGapMd' }}>
-            <Button variant="secondary" isDisabled={!can.includes('test')} onClick={() => open('test')}>{t('point.test')}</Button>
-            <Button variant="secondary" isDisabled={!can.includes('failover')} onClick={() => open('failover')}>{t('point.failover')}</Button>
-            {may('administrator') && <Button variant="link" isDanger isDisabled={group.points < 2} onClick={() => open('drop-point')}>{t('point.drop')}</Button>}
-          </Flex>
-        )}
       </CardBody>
     </Card>
   )
