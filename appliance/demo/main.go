@@ -126,10 +126,17 @@ func show(ctx context.Context, o options, f *figures) (err error) {
 	if err := w.run(ctx); err != nil {
 		return err
 	}
+	token, err := d.SetupToken()
+	if err != nil {
+		return err
+	}
+	if !o.headless {
+		tellHow(d, o)
+	}
+	fmt.Printf("The console is at %s\nIts one-time setup token is %s\n", d.URL(), token)
 	if o.headless {
 		return nil
 	}
-	tellHow(d, o)
 	<-ctx.Done()
 	w.say("cleaning up")
 	return nil

@@ -226,6 +226,12 @@ func (d *Daemon) LogFile() string { return filepath.Join(d.dir, "log") }
 // Token is the file that lets an administrator in.
 func (d *Daemon) Token() string { return filepath.Join(d.dir, "admin.token") }
 
+// SetupToken is what makes the first administrator of the console, once.
+func (d *Daemon) SetupToken() (string, error) {
+	b, err := os.ReadFile(filepath.Join(d.dir, "setup.token"))
+	return strings.TrimSpace(string(b)), err
+}
+
 // Certificate of the API, to be trusted.
 func (d *Daemon) Certificate() string { return filepath.Join(d.dir, "tls", "cert.pem") }
 
