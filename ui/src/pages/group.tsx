@@ -6,7 +6,7 @@ import { useParams } from 'react-router-dom'
 import { api } from '../api/client'
 import type { Group } from '../api/schema'
 import { FreshnessLabel, HealthLabel, StateLabel } from '../parts/labels'
-import { Answer, Loading, Page, PageTabs, sentence } from '../parts/page'
+import { Loading, Page, PageAnswer, PageTabs, sentence } from '../parts/page'
 import { Age, Ago, Count, useFormat } from '../parts/values'
 import { Settings } from './group-settings'
 import { JobTable } from './jobs'
@@ -22,7 +22,7 @@ const History = lazy(() => import('./history').then(m => ({ default: m.History }
 
 export function GroupPage() {
   const { id = '' } = useParams()
-  return <Answer query={api.useQuery('get', '/groups/{id}', { params: { path: { id } } })}>{g => <GroupView group={g} />}</Answer>
+  return <PageAnswer query={api.useQuery('get', '/groups/{id}', { params: { path: { id } } })}>{g => <GroupView group={g} />}</PageAnswer>
 }
 
 function GroupView({ group }: { group: Group }) {

@@ -8,7 +8,7 @@ import type { Job } from '../api/schema'
 import { Confirm } from '../parts/dialogs'
 import { ended, JobProgress, JobSteps, useJobWords } from '../parts/job'
 import { JobLabel } from '../parts/labels'
-import { Answer, Empty, Facts, Page, sentence } from '../parts/page'
+import { Empty, Facts, Page, PageAnswer, sentence } from '../parts/page'
 import { DataTable, FilterBar, useFilter, usePages, type Column } from '../parts/table'
 import { Age, Ago, Moment, useFormat } from '../parts/values'
 import { useMe } from '../session'
@@ -63,7 +63,7 @@ export function Jobs() {
 
 export function JobPage() {
   const { id = '' } = useParams()
-  return <Answer query={api.useQuery('get', '/jobs/{id}', { params: { path: { id } } })}>{job => <JobView job={job} />}</Answer>
+  return <PageAnswer query={api.useQuery('get', '/jobs/{id}', { params: { path: { id } } })}>{job => <JobView job={job} />}</PageAnswer>
 }
 
 const reported = ['test', 'failover', 'commit', 'rollback', 'reprotect', 'failback', 'fence']

@@ -8,7 +8,7 @@ import { useTranslation } from 'react-i18next'
 import { useNavigate, useParams, useSearchParams } from 'react-router-dom'
 import { api, client, key, Problem } from '../api/client'
 import type { Group, Job, Plan, PlanChange, PlanMachine, PlanOrder, Point } from '../api/schema'
-import { Answer, Empty, Page, ProblemAlert, sentence } from '../parts/page'
+import { Answer, Empty, Page, PageAnswer, ProblemAlert, sentence } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Age, Moment, useFormat } from '../parts/values'
 import { useMe } from '../session'
@@ -20,7 +20,7 @@ export function OrderPage() {
   const { t } = useTranslation()
   const group = api.useQuery('get', '/groups/{id}', { params: { path: { id } } })
   if (!orders.includes(order as Order)) return <Empty title={t('app.nowhere')} />
-  return <Answer query={group}>{g => <Preview key={order} group={g} order={order as Order} />}</Answer>
+  return <PageAnswer query={group}>{g => <Preview key={order} group={g} order={order as Order} />}</PageAnswer>
 }
 
 const choosesPoint = (order: Order, planned: boolean) => order === 'test' || (order === 'failover' && !planned)

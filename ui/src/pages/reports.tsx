@@ -6,7 +6,7 @@ import { api } from '../api/client'
 import type { paths, Report, ReportAction, ReportMachine } from '../api/schema'
 import { useJobWords } from '../parts/job'
 import { ResultLabel } from '../parts/labels'
-import { Answer, Empty, Facts, Page, sentence } from '../parts/page'
+import { Empty, Facts, Page, PageAnswer, sentence } from '../parts/page'
 import { allRows, DataTable, FilterBar, useFilter, usePages, type Column } from '../parts/table'
 import { Moment, useFormat } from '../parts/values'
 import { GroupLink } from './group-link'
@@ -44,7 +44,7 @@ export function Reports() {
 
 export function ReportPage() {
   const { id = '' } = useParams()
-  return <Answer query={api.useQuery('get', '/reports/{id}', { params: { path: { id } } })}>{r => <ReportView report={r} />}</Answer>
+  return <PageAnswer query={api.useQuery('get', '/reports/{id}', { params: { path: { id } } })}>{r => <ReportView report={r} />}</PageAnswer>
 }
 
 const under = (r: Report) => `/api/v1/reports/${encodeURIComponent(r.id)}`

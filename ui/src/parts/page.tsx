@@ -111,6 +111,13 @@ export function Answer<T>({ query, children }: { query: Query<T>; children: (dat
   return <ProblemAlert error={query.error} retry={() => void query.refetch()} />
 }
 
+/** An answer that is a whole page, with its own [Page]. */
+export function PageAnswer<T>({ query, children }: { query: Query<T>; children: (data: T) => ReactNode }) {
+  return query.data === undefined && query.error
+    ? <PageSection hasBodyWrapper={false}><Answer query={query}>{children}</Answer></PageSection>
+    : <Answer query={query}>{children}</Answer>
+}
+
 export const Heading = ({ children, id }: { children: ReactNode; id?: string }) => <Title headingLevel="h2" size="lg" id={id} className="section-title">{children}</Title>
 
 /** Names and values, one below the other; what has no value is left out. */
