@@ -53,6 +53,7 @@ func (d *daemon) secret(name string) string {
 const (
 	userPassword = "planted-user-Passw0rd"
 	mailPassword = "planted-mail-Passw0rd"
+	ldapPassword = "planted-ldap-Passw0rd"
 	words        = "planted words of the backup"
 )
 
@@ -73,10 +74,19 @@ func TestOperation(t *testing.T) {
 	kept, err := d.CreateChannel(ctx, mail("kept"))
 	require.NoError(t, err)
 
+	signIn, err := d.SetSignInSettings(ctx, 1, api.SignInSettings{SessionMinutes: 45, LDAP: &api.LDAPSettings{Enabled: true, URL: "ldaps://127.0.0.1:1",
+		BindDN: "cn=understudy", BindPassword: api.NewSecret(ldapPassword), BaseDN: "dc=example", UserFilter: "(uid={name})", GroupAttribute: "memberOf",
+		Roles: []api.RoleMapping{{Value: "x", Role: api.RoleViewer}}}})
+	require.NoError(t, err)
+	resp, _ = d.ask(http.MethodPost, "/api/v1/session", "", `{"name":"carl","password":"`+userPassword+`"}`)
+	require.Equal(t, http.StatusBadGateway, resp.StatusCode, "the directory is down")
+
 	var backup bytes.Buffer
 	require.NoError(t, d.Backup(ctx, api.BackupOrder{Passphrase: api.NewSecret(words)}, &backup))
 	require.NoError(t, d.DeleteChannel(ctx, kept.ID))
 	_, err = d.CreateChannel(ctx, mail("later"))
+	require.NoError(t, err)
+	_, err = d.SetSignInSettings(ctx, signIn.Revision, api.SignInSettings{SessionMinutes: 5})
 	require.NoError(t, err)
 	status, err := d.RotateKey(ctx)
 	require.NoError(t, err)
@@ -100,7 +110,11 @@ func TestOperation(t *testing.T) {
 	require.True(t, channels[0].Email.PasswordSet)
 	status, err = d.Secrets(ctx)
 	require.NoError(t, err)
-	require.Equal(t, api.SecretsStatus{Secrets: 1, Unreadable: []string{}}, status)
+	require.Equal(t, api.SecretsStatus{Secrets: 2, Unreadable: []string{}}, status)
+	restored, err := d.SignInSettings(ctx)
+	require.NoError(t, err)
+	require.Equal(t, signIn, restored)
+	require.True(t, restored.LDAP.BindPasswordSet)
 	resp, _ = d.ask(http.MethodPost, "/api/v1/session", "", `{"name":"ann","password":"`+userPassword+`"}`)
 	require.Less(t, resp.StatusCode, 300, "the user is back")
 
@@ -128,7 +142,7 @@ func TestOperation(t *testing.T) {
 	}
 	keys := strings.Fields(d.secret("keys/secret.key"))
 	for name, text := range shown {
-		for _, planted := range []string{admin, setup, session, userPassword, mailPassword, words, keys[len(keys)-1],
+		for _, planted := range []string{admin, setup, session, userPassword, mailPassword, ldapPassword, words, keys[len(keys)-1],
 			base64.StdEncoding.EncodeToString([]byte(mailPassword))} {
 			require.False(t, strings.Contains(text, planted), "%s has %s", name, planted)
 		}

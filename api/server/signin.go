@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -155,6 +156,9 @@ func (s *Server) loginRoutes() {
 
 // endLogin lets somebody in who came back, writes that down, and leads to the console: never where somebody else says.
 func (s *Server) endLogin(ctx context.Context, in *back) *elsewhere {
+	if in.Cookie == "" { // whoever comes has not left from here, and nothing is tried
+		return s.toSignIn(ctx, &LoginError{api.SignInExpired, errors.New("no sign-in was begun in this browser")})
+	}
 	for _, value := range []string{in.Cookie, in.State, in.Code, in.Error, in.Issuer} {
 		if len(value) > maxReturn {
 			return s.toSignIn(ctx, &LoginError{api.SignInFailed, fmt.Errorf("a value has %d bytes", len(value))})

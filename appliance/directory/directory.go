@@ -181,7 +181,8 @@ func (d *Directory) SetSignInSettings(_ context.Context, revision int64, s api.S
 	}
 	d.apply(s)
 	d.forget(s)
-	return shown(s), d.endChanged(before, s, given)
+	d.endChanged(before, s, given)
+	return shown(s), nil
 }
 
 func validate(s api.SignInSettings) error {
@@ -211,16 +212,20 @@ func validate(s api.SignInSettings) error {
 	return nil
 }
 
-// endChanged ends the sessions of those who signed in by a part that says something else now.
-func (d *Directory) endChanged(before, now api.SignInSettings, given map[string]api.Secret) error {
-	var errs []error
-	if !reflect.DeepEqual(before.LDAP, now.LDAP) || !given[secretLDAP].IsZero() {
-		errs = append(errs, d.People.EndSource(sourceLDAP))
+// endChanged ends the sessions of those who signed in by a part that says something else now. The settings hold by then: a
+// session that is over and stays on the disk is for the log.
+func (d *Directory) endChanged(before, now api.SignInSettings, given map[string]api.Secret) {
+	for source, changed := range map[string]bool{
+		sourceLDAP: !reflect.DeepEqual(before.LDAP, now.LDAP) || !given[secretLDAP].IsZero(),
+		sourceOIDC: !reflect.DeepEqual(before.OIDC, now.OIDC) || !given[secretOIDC].IsZero(),
+	} {
+		if !changed {
+			continue
+		}
+		if err := d.People.EndSource(source); err != nil {
+			d.Log.Error("sessions would be open again after a restart", "source", source, "error", err)
+		}
 	}
-	if !reflect.DeepEqual(before.OIDC, now.OIDC) || !given[secretOIDC].IsZero() {
-		errs = append(errs, d.People.EndSource(sourceOIDC))
-	}
-	return errors.Join(errs...)
 }
 
 // turn lets in as many as may ask at once, each for a time.

@@ -109,7 +109,7 @@ func (p person) identity(l api.LDAPSettings) (access.Identity, error) {
 	return i, nil
 }
 
-// ldapSession is one connection, for one sign-in. Everything in it ends at the deadline of its context.
+// ldapSession is one connection, for one sign-in. Everything in it ends with its context.
 type ldapSession struct {
 	api.LDAPSettings
 	conn    *ldap.Conn
@@ -139,14 +139,9 @@ func dialLDAP(ctx context.Context, l api.LDAPSettings) (*ldapSession, error) {
 	}
 	s := &ldapSession{LDAPSettings: l, raw: raw, seconds: 1}
 	if deadline, ok := ctx.Deadline(); ok {
-		// Of the connection itself: handshakes of the library know no other.
-		if err := raw.SetDeadline(deadline); err != nil {
-			raw.Close()
-			return nil, err
-		}
 		s.seconds = max(1, int(time.Until(deadline).Seconds()))
 	}
-	s.stop = context.AfterFunc(ctx, func() { raw.Close() })
+	s.stop = context.AfterFunc(ctx, func() { raw.Close() }) // handshakes of the library know no context
 	if err := s.encrypt(ctx, u); err != nil {
 		s.close()
 		return nil, fmt.Errorf("encrypt: %w", err)

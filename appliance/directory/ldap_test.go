@@ -217,8 +217,8 @@ func TestDirectoryThatIsNotTrusted(t *testing.T) {
 	require.NotContains(t, late.Said(), "uid=carl", "nothing was said to it")
 }
 
-// silent takes connections and says nothing.
-func silent(t *testing.T) (port int) {
+// silent takes connections, reads, and says these words and no more.
+func silent(t *testing.T, words ...byte) (port int) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
@@ -229,6 +229,11 @@ func silent(t *testing.T) (port int) {
 				return
 			}
 			t.Cleanup(func() { c.Close() })
+			go func() {
+				if n, _ := c.Read(make([]byte, 1024)); n > 0 {
+					_, _ = c.Write(words)
+				}
+			}()
 		}
 	}()
 	return ln.Addr().(*net.TCPAddr).Port
@@ -238,8 +243,10 @@ func TestDirectoryThatHangsKeepsNoLocalUserOut(t *testing.T) {
 	w := newWorld(t)
 	w.options.Patience = 300 * time.Millisecond
 	w.start()
+	// An extended response: StartTLS may begin. It never does.
+	willing := silent(t, 0x30, 0x0c, 2, 1, 1, 0x78, 7, 0x0a, 1, 0, 4, 0, 4, 0)
 	port := silent(t)
-	for _, url := range []string{fmt.Sprintf("ldaps://127.0.0.1:%d", port), fmt.Sprintf("ldap://127.0.0.1:%d", port)} {
+	for _, url := range []string{fmt.Sprintf("ldap://127.0.0.1:%d", willing), fmt.Sprintf("ldaps://127.0.0.1:%d", port), fmt.Sprintf("ldap://127.0.0.1:%d", port)} {
 		w.mustSet(func(s *api.SignInSettings) {
 			s.LDAP = &api.LDAPSettings{Enabled: true, URL: url, StartTLS: strings.HasPrefix(url, "ldap:"), BaseDN: people, UserFilter: "(uid={name})",
 				GroupAttribute: "memberOf", Roles: []api.RoleMapping{{Value: "x", Role: api.RoleViewer}}}

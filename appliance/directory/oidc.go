@@ -163,9 +163,9 @@ func (d *Directory) identify(ctx context.Context, j journey, back server.Return)
 	case p.settings.Issuer != j.Issuer:
 		return access.Identity{}, failed(api.SignInExpired, errors.New("the provider was changed meanwhile"))
 	case back.Issuer != p.settings.Issuer && (back.Issuer != "" || p.saysIssuer):
-		return access.Identity{}, failed(api.SignInFailed, fmt.Errorf("the answer is of issuer %q", back.Issuer))
+		return access.Identity{}, failed(api.SignInFailed, fmt.Errorf("the answer is of issuer %.100q", back.Issuer))
 	case back.Error != "":
-		return access.Identity{}, failed(api.SignInCancelled, fmt.Errorf("the provider says %q", back.Error))
+		return access.Identity{}, failed(api.SignInCancelled, fmt.Errorf("the provider says %.100q", back.Error))
 	}
 	claims, err := d.claims(ctx, p, j, back.Code)
 	if err != nil {
