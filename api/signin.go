@@ -161,7 +161,7 @@ func (l LDAPSettings) validate() error {
 			return invalid(field, "Give one name of an attribute.", "%q is no attribute", name)
 		}
 	}
-	if err := validateHost("ldap.url", u.Hostname()); err != nil {
+	if err := validateAuthority("ldap.url", u); err != nil {
 		return err
 	}
 	if err := validateCA("ldap.ca", l.CA); err != nil {
@@ -206,6 +206,13 @@ func validateWebAddress(field, text string) error {
 		return invalid(field, "Write it as https://id.example.com.", "this is no address")
 	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
 		return invalid(field, "Use https.", "what is secret must not be sent in the clear")
+	}
+	return validateAuthority(field, u)
+}
+
+func validateAuthority(field string, u *url.URL) error {
+	if u.Port() != "" && !isPort(u.Port()) {
+		return invalid(field, "Use 1 to 65535.", "%q is no port", u.Port())
 	}
 	return validateHost(field, u.Hostname())
 }

@@ -103,6 +103,8 @@ func TestSettingsThatCannotBe(t *testing.T) {
 		"both":            {"ldap.startTLS", func(s *api.SignInSettings) { s.LDAP.StartTLS = true }},
 		"scheme":          {"ldap.url", func(s *api.SignInSettings) { s.LDAP.URL = "https://dc.example.com" }},
 		"password in URL": {"ldap.url", func(s *api.SignInSettings) { s.LDAP.URL = "ldaps://a:b@dc.example.com" }},
+		"port":            {"ldap.url", func(s *api.SignInSettings) { s.LDAP.URL = "ldaps://dc.example.com:99999" }},
+		"issuer's port":   {"oidc.issuer", func(s *api.SignInSettings) { s.OIDC.Issuer = "https://id.example.com:0" }},
 		"base":            {"ldap.baseDN", func(s *api.SignInSettings) { s.LDAP.BaseDN = "people" }},
 		"groups' base":    {"ldap.groupBaseDN", func(s *api.SignInSettings) { s.LDAP.GroupBaseDN = "groups" }},
 		"anybody":         {"ldap.userFilter", func(s *api.SignInSettings) { s.LDAP.UserFilter = "(uid=*)" }},
