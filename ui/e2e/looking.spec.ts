@@ -193,6 +193,7 @@ test('every other page, in both themes, in German, and by keyboard', async ({ pa
   await page.keyboard.press('Escape')
 
   await page.goto('/alerts')
+  await expect(page.getByRole('heading', { level: 1, name: 'Alerts' })).toBeVisible()
   await page.keyboard.press('Tab')
   await expect(page.getByRole('link', { name: 'Skip to content' })).toBeFocused()
   await page.getByRole('button', { name: 'Language EN' }).click()
