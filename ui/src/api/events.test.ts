@@ -71,6 +71,15 @@ test('events of other kinds ask for nothing, nor does what makes a host look', a
   expect(groups.asked).not.toHaveBeenCalled()
 })
 
+test('history is asked for once in a slot', async () => {
+  const { asked, cache } = await shown('/history')
+  for (let minute = 0; minute < 11; minute++) {
+    cache.take(event('point', 'created'))
+    await vi.advanceTimersByTimeAsync(60_000)
+  }
+  expect(asked).toHaveBeenCalledTimes(2)
+})
+
 test('progress is patched and asks for nothing', async () => {
   const { asked, cache, data } = await shown('/jobs', async () => ({ items: [job({ id: 'j0' }), job()], total: 2 }))
   cache.take(event('job', 'progress', { job: job({ progress: { done: 5, total: 9 } }) }))

@@ -9,13 +9,17 @@ export type Connection = 'connecting' | 'live' | 'lost'
 const stale: Record<string, string[]> = {
   host: ['/hosts', '/overview'],
   group: ['/groups', '/machines', '/overview'],
-  point: ['/groups', '/machines'],
+  point: ['/groups', '/machines', '/history'],
   job: ['/jobs', '/overview', '/reports'],
   alert: ['/alerts', '/groups', '/machines', '/overview'],
 }
 
-/** Too expensive to ask for whenever something happens: they make the host look, or change slowly by themselves. */
-const steady = /\/(inventory|doctor|history)$/
+/** Too expensive to ask for whenever something happens: they make the host look. */
+const costly = /\/(inventory|doctor)$/
+
+/** Grows by one slot in this time, in milliseconds; to ask more often would show nothing new. */
+const slot = 300_000
+const slow = /\/history$/
 
 const ended = (j: Job) => ['succeeded', 'failed', 'cancelled'].includes(j.state)
 
@@ -80,7 +84,9 @@ export class Cache {
     await this.queries.invalidateQueries({
       predicate: q => {
         const path = String(q.queryKey[1])
-        return everything || (!steady.test(path) && paths.some(p => path.startsWith(p)))
+        if (everything) return true
+        if (costly.test(path) || (slow.test(path) && this.last - q.state.dataUpdatedAt < slot)) return false
+        return paths.some(p => path.startsWith(p))
       },
     })
     // Only now: to ask again cuts off an answer that is under way, and a slow one would never come.

@@ -1,6 +1,6 @@
 // Connecting a host, or changing how: where it is, and whether everything works there.
 import { ActionGroup, Alert, Button, FormGroup, Radio } from '@patternfly/react-core'
-import { useId, useState } from 'react'
+import { useEffect, useId, useRef, useState } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useNavigate, useParams } from 'react-router-dom'
 import { api, refresh } from '../api/client'
@@ -75,6 +75,10 @@ function HostForm({ spec, onChange, error, busy, submit, back, above, onSubmit }
   const go = useNavigate()
   const [reach, setReach] = useState<Reach>(() => (spec.uri ? reachOf(spec.uri) : nowhere))
   const test = api.useMutation('post', '/hosts/test')
+  const found = useRef<HTMLDivElement>(null)
+  useEffect(() => {
+    if (!test.isPending && !test.isIdle) found.current?.scrollIntoView({ block: 'center' })
+  }, [test.isPending, test.isIdle])
   const change = (r: Reach) => {
     setReach(r)
     onChange({ uri: uriOf(r) })
@@ -93,7 +97,7 @@ function HostForm({ spec, onChange, error, busy, submit, back, above, onSubmit }
           <Button variant="link" onClick={() => void go(back)}>{t('common.cancel')}</Button>
         </ActionGroup>
       </ProblemForm>
-      <div className="host-test" aria-live="polite">
+      <div className="host-test" aria-live="polite" ref={found}>
         {!!test.error && <ProblemAlert error={test.error} />}
         {test.data && <Tested test={test.data} name={spec.name} />}
       </div>

@@ -83,7 +83,7 @@ function Verdict({ overview: o }: { overview: Overview }) {
     : o.alerts.some(a => a.severity === 'critical') ? (['danger', t('overview.critical', { count: o.alertCount })] as const)
     : atRisk > 0 ? (['warning', t('overview.atRisk', { count: atRisk })] as const)
     : o.alertCount > 0 ? (['warning', t('overview.critical', { count: o.alertCount })] as const)
-    : o.tests.never + o.tests.failed > 0 ? (['success', t('overview.untested', { count: o.tests.never + o.tests.failed })] as const)
+    : o.tests.never + o.tests.failed > 0 ? (['warning', t('overview.untested', { count: o.tests.never + o.tests.failed })] as const)
     : (['success', t('overview.good')] as const)
   const to = missed > 0 ? '/machines?health=missed' : o.alertCount > 0 ? '/alerts' : atRisk > 0 ? '/machines?health=at-risk' : o.tests.never + o.tests.failed > 0 ? '/groups?sort=tested' : undefined
   return <Alert variant={variant} isInline component="h2" className="verdict" title={title} actionLinks={to && <Link to={to}>{t('overview.look')}</Link>} />

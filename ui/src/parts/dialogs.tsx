@@ -118,7 +118,7 @@ export function Notices({ children }: { children: ReactNode }) {
       {children}
       <AlertGroup isToast isLiveRegion aria-label={t('common.notices')}>
         {shown.map(n => (
-          <Alert key={n.id} variant="success" title={n.text} timeout={8000} onTimeout={() => drop(n.id)}
+          <Alert key={n.id} variant="success" title={n.text} timeout={5000} onTimeout={() => drop(n.id)}
             actionClose={<AlertActionCloseButton title={n.text} onClose={() => drop(n.id)} />} />
         ))}
       </AlertGroup>
