@@ -64,7 +64,9 @@ function ReportView({ report: r }: { report: Report }) {
         {r.kind === 'failover' && <div className={r.lossSeconds > 0 ? 'sum-loss' : 'sum-none'}><span>{t('reports.loss')}</span><strong>{r.lossSeconds > 0 ? f.duration(r.lossSeconds) : t('preview.lossNone')}</strong></div>}
       </div>
       <Grid hasGutter>
-        {r.machines.map(m => <GridItem key={m.name} md={6} xl={4}><Machine report={r} machine={m} /></GridItem>)}
+        <GridItem>
+          <Grid hasGutter>{r.machines.map(m => <GridItem key={m.name} md={6} xl={4}><Machine report={r} machine={m} /></GridItem>)}</Grid>
+        </GridItem>
         {r.actions.length > 0 && <GridItem><Actions actions={r.actions} /></GridItem>}
         <GridItem lg={6}><Steps report={r} /></GridItem>
         <GridItem lg={6}>

@@ -21,6 +21,13 @@ void i18next.use(initReactI18next).init({
   fallbackLng: 'en',
   resources: { en: { translation: en }, de: { translation: de } },
   interpolation: { escapeValue: false }, // React escapes
+  // What has no words is a fault, and the walks of e2e fail on faults.
+  saveMissing: true,
+  missingKeyHandler: (_languages, _file, key) => console.error(`no words for ${key}`),
+  missingInterpolationHandler: (text, [name]: RegExpExecArray) => {
+    console.error(`nothing to say for ${name} in "${text}"`)
+    return ''
+  },
 })
 document.documentElement.lang = i18next.language
 
