@@ -30,7 +30,7 @@ func (a *app) planned(use, short string, ask asking, wish func(args []string) ap
 	var yes bool
 	cmd := a.command(use, short, strings.Count(use, " "), func(ctx context.Context, c *client.Client, args []string) error {
 		// Where nobody would read a plan, the order does not wait for the hosts to be asked for one.
-		if !(yes && a.json) && (ask == always || a.asks) {
+		if (!yes || !a.json) && (ask == always || a.asks) {
 			plan, err := c.Plan(ctx, args[0], wish(args))
 			if err != nil {
 				return err
