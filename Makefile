@@ -100,8 +100,8 @@ soak: build ## protect a guest with 5 s cycles through random faults for SOAK; S
 	@go build -o bin/soak ./appliance/soak
 	@bin/soak --understudy bin/understudy --for $(SOAK) $(if $(SEED),--seed $(SEED))
 
-bench: deps ## measure against the peers in the same run, ROW=P2 for one row; the hot paths alone before
-	@hypervisors/kvm/lab/install.sh rsync virtnbdbackup
+bench: deps ui ## measure against the peers in the same run, ROW=P2 for one row; the hot paths alone before
+	@hypervisors/kvm/lab/install.sh rsync virtnbdbackup chromium
 	$(if $(ROW),,go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./snapshot/...)
 	go run ./appliance/bench -row '$(ROW)'
 

@@ -29,6 +29,7 @@ var rows = []row{
 	{"P6", scale},
 	{"P7", memory},
 	{"P8", rto},
+	{"C1", console},
 }
 
 // row is one piece of work. It makes all it needs below b.dir, measures, and leaves nothing running.
@@ -52,7 +53,7 @@ func main() {
 	table := flag.String("readme", "", "only print the README's table of the figures in this JSON file")
 	// Two rows call this program again for a part of their work that is measured as a process of its own.
 	mirrorDir := flag.String("mirror", "", "only mirror between the sockets in this folder, for row P7")
-	machines := flag.Int("appliance", 0, "only be the appliance of row P6, with so many machines")
+	machines := flag.Int("appliance", 0, "only be the appliance of rows P6 and C1, with so many machines")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -95,7 +95,7 @@ func scaleOnce(ctx context.Context, dir string, machines int, window time.Durati
 	if err := pause(ctx, time.Minute); err != nil { // the first mirrors have gone by
 		return s, err
 	}
-	w, err := a.watch(ctx, groups[0].ID, window)
+	w, err := a.watch(ctx, groups[0].ID, window, 250*time.Millisecond)
 	if err != nil {
 		return s, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"understudy/api/client"
 	api "understudy/api/server"
+	"understudy/appliance/access"
 	"understudy/appliance/replication"
 	"understudy/appliance/store"
 	"understudy/hypervisors"
@@ -104,6 +105,10 @@ func beAppliance(ctx context.Context, dir string, machines int) (err error) {
 	if err != nil {
 		return err
 	}
+	people, err := access.New(access.Options{Store: db, SetupFile: filepath.Join(dir, "setup.token"), Log: log})
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -124,7 +129,7 @@ func beAppliance(ctx context.Context, dir string, machines int) (err error) {
 	engine.Run()
 	go write(ctx, hosts["fake:home"], ids)
 	fmt.Printf("https://%s\n%s\n%s\n", listener.Addr(), token, strings.Join(ids, "\n"))
-	return api.Serve(ctx, listener, api.New(api.Parts{Service: engine}, api.Options{Token: token, Log: log}), certificates)
+	return api.Serve(ctx, listener, api.New(api.Parts{Service: engine, Access: people}, api.Options{Token: token, Log: log}), certificates)
 }
 
 // populate adds machines that run.

@@ -29,8 +29,8 @@ func (w *watched) p99() map[string]float64 {
 	return out
 }
 
-// watch asks for the lists, four times a second one of them, and looks at the process from outside.
-func (a *appliance) watch(ctx context.Context, group string, window time.Duration) (*watched, error) {
+// watch asks for the lists, one of them each time, and looks at the process from outside.
+func (a *appliance) watch(ctx context.Context, group string, window, each time.Duration) (*watched, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	web, err := a.browser()
@@ -39,7 +39,8 @@ func (a *appliance) watch(ctx context.Context, group string, window time.Duratio
 	}
 	go func() { _, _ = a.get(ctx, web, "events") }() // a console that is open; ends with ctx
 	lists := []string{"groups", "jobs", "jobs?limit=1000", "jobs?state=active", "groups/" + group + "/points", "hosts", "overview", "machines",
-		"machines?limit=1000&sort=-age", "machines?q=99", "groups?sort=-health", "alerts", "history", "groups/" + group + "/history"}
+		"machines?limit=1000&sort=-age", "machines?q=99", "groups?sort=-health", "alerts", "history", "groups/" + group + "/history",
+		"jobs?group=" + group, "reports", "audit", "audit?q=g49"}
 	for _, list := range lists {
 		if _, err := a.get(ctx, web, list); err != nil { // connect
 			return nil, err
@@ -62,7 +63,7 @@ func (a *appliance) watch(ctx context.Context, group string, window time.Duratio
 			return nil, err
 		}
 		w.rss = max(w.rss, rss)
-		if err := pause(ctx, 250*time.Millisecond-took); err != nil {
+		if err := pause(ctx, each-took); err != nil {
 			return nil, err
 		}
 	}
