@@ -81,6 +81,13 @@ const rowHeight = 57
 export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey, flat }: TableProps<T>) {
   const { t } = useTranslation()
   const scroller = useRef<HTMLDivElement>(null)
+  const shown = rows.total > 0
+  useLayoutEffect(() => {
+    // As tall as the window lets it be, so that there is only one thing to scroll; and before it is measured: what
+    // may grow has room for all rows, and all would be drawn.
+    const top = scroller.current?.getBoundingClientRect().top ?? 0
+    if (!flat) scroller.current?.style.setProperty('max-height', `max(20rem, 100dvh - ${Math.ceil(top)}px - 3rem)`)
+  }, [flat, shown])
   const virtual = useVirtualizer({
     count: rows.total, getScrollElement: () => scroller.current, estimateSize: () => rowHeight, overscan: 12, enabled: !flat,
   })
@@ -88,12 +95,6 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
   const first = seen[0]?.index ?? 0
   const last = seen.at(-1)?.index ?? 0
   useEffect(() => rows.see?.(first, last), [first, last]) // rows is new each time
-  const shown = rows.total > 0
-  useLayoutEffect(() => {
-    // As tall as the window lets it be, so that there is only one thing to scroll.
-    const top = scroller.current?.getBoundingClientRect().top ?? 0
-    if (!flat) scroller.current?.style.setProperty('max-height', `max(20rem, 100dvh - ${Math.ceil(top)}px - 3rem)`)
-  }, [flat, shown])
   if (rows.error) return <ProblemAlert error={rows.error} retry={rows.retry} />
   if (rows.pending) return <Loading />
   if (rows.total === 0) return <>{empty ?? <p className="none">{t('table.none')}</p>}</>
