@@ -1,12 +1,13 @@
 // One table for everything: long ones draw only the rows that are seen and ask the appliance only for their pages.
 import { FormSelect, FormSelectOption, SearchInput, Skeleton, Toolbar, ToolbarContent, ToolbarGroup, ToolbarItem } from '@patternfly/react-core'
 import { Table, Tbody, Td, Th, Thead, Tr, type ThProps } from '@patternfly/react-table'
-import { keepPreviousData, useQueries, type UseQueryOptions } from '@tanstack/react-query'
+import { hashKey, useQueries, type UseQueryOptions } from '@tanstack/react-query'
 import { useVirtualizer } from '@tanstack/react-virtual'
 import { useEffect, useLayoutEffect, useRef, useState, type ReactNode } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useSearchParams } from 'react-router-dom'
 import { Loading, ProblemAlert } from './page'
+import { Pages, pageSize, type Page } from './pages'
 import { useFormat } from './values'
 
 export interface Column<T> {
@@ -32,33 +33,23 @@ export interface Rows<T> {
 
 export const allRows = <T,>(items: T[] | null | undefined): Rows<T> => ({ total: items?.length ?? 0, row: i => items?.[i] })
 
-interface Page<T> {
-  items: T[] | null
-  total: number
-}
-
-const pageSize = 100
-
 /** Rows of a list that the appliance gives in pages: `usePages((offset, limit) => api.queryOptions('get', '/jobs', …))`. */
 // eslint-disable-next-line -- the key and the errors of a query are of no interest here
 export function usePages<T>(options: (offset: number, limit: number) => Pick<UseQueryOptions<Page<T>, any, Page<T>, any>, 'queryKey' | 'queryFn'>): Rows<T> {
   const [[first, last], setSeen] = useState([0, 0])
+  const list = useRef(new Pages<T>())
   const from = Math.floor(first / pageSize)
   const to = Math.floor(last / pageSize)
-  const pages = useQueries({
-    queries: Array.from({ length: to - from + 1 }, (_, i) => ({ ...options((from + i) * pageSize, pageSize), placeholderData: keepPreviousData })),
-  })
-  const known = pages.find(p => p.data !== undefined)
+  const pages = useQueries({ queries: Array.from({ length: to - from + 1 }, (_, i) => options((from + i) * pageSize, pageSize)) })
+  const known = new Map(pages.flatMap((p, i) => (p.data ? [[from + i, p.data] as const] : [])))
+  const { total } = list.current.take(hashKey(options(0, pageSize).queryKey), known)
   const failed = pages.find(p => p.error)
   return {
-    total: known?.data?.total ?? 0,
-    row: i => {
-      const page = pages[Math.floor(i / pageSize) - from]
-      return page?.isPlaceholderData && pages.length > 1 ? undefined : page?.data?.items?.[i % pageSize]
-    },
+    total: total ?? 0,
+    row: i => list.current.row(i),
     see: (a, b) => setSeen(old => (old[0] === a && old[1] === b ? old : [a, b])),
-    pending: !known && !failed,
-    error: known ? undefined : failed?.error,
+    pending: total === undefined && !failed,
+    error: known.size > 0 ? undefined : failed?.error,
     retry: () => pages.forEach(p => void p.refetch()),
   }
 }
