@@ -1,9 +1,9 @@
 // One table for everything: long ones draw only the rows that are seen and ask the appliance only for their pages.
 import { FormSelect, FormSelectOption, SearchInput, Skeleton, Toolbar, ToolbarContent, ToolbarGroup, ToolbarItem } from '@patternfly/react-core'
-import { Table, Tbody, Td, Th, Thead, Tr, type ThProps } from '@patternfly/react-table'
+import { Table, Tbody, Th, Thead, Tr, type ThProps } from '@patternfly/react-table'
 import { hashKey, useQueries, type UseQueryOptions } from '@tanstack/react-query'
 import { useVirtualizer } from '@tanstack/react-virtual'
-import { useEffect, useLayoutEffect, useRef, useState, type ReactNode } from 'react'
+import { createRef, memo, useEffect, useLayoutEffect, useRef, useState, type ReactNode, type RefObject } from 'react'
 import { useTranslation } from 'react-i18next'
 import { useSearchParams } from 'react-router-dom'
 import { Loading, ProblemAlert } from './page'
@@ -36,10 +36,8 @@ export const allRows = <T,>(items: T[] | null | undefined): Rows<T> => ({ total:
 /** Rows of a list that the appliance gives in pages: `usePages((offset, limit) => api.queryOptions('get', '/jobs', …))`. */
 // eslint-disable-next-line -- the key and the errors of a query are of no interest here
 export function usePages<T>(options: (offset: number, limit: number) => Pick<UseQueryOptions<Page<T>, any, Page<T>, any>, 'queryKey' | 'queryFn'>): Rows<T> {
-  const [[first, last], setSeen] = useState([0, 0])
+  const [[from, to], setSeen] = useState([0, 0]) // pages
   const list = useRef(new Pages<T>())
-  const from = Math.floor(first / pageSize)
-  const to = Math.floor(last / pageSize)
   const pages = useQueries({ queries: Array.from({ length: to - from + 1 }, (_, i) => options((from + i) * pageSize, pageSize)) })
   const known = new Map(pages.flatMap((p, i) => (p.data ? [[from + i, p.data] as const] : [])))
   const { total } = list.current.take(hashKey(options(0, pageSize).queryKey), known)
@@ -47,7 +45,10 @@ export function usePages<T>(options: (offset: number, limit: number) => Pick<Use
   return {
     total: total ?? 0,
     row: i => list.current.row(i),
-    see: (a, b) => setSeen(old => (old[0] === a && old[1] === b ? old : [a, b])),
+    see: (first, last) => {
+      const [a, b] = [Math.floor(first / pageSize), Math.floor(last / pageSize)]
+      if (a !== from || b !== to) setSeen([a, b])
+    },
     pending: total === undefined && !failed,
     error: known.size > 0 ? undefined : failed?.error,
     retry: () => pages.forEach(p => void p.refetch()),
@@ -67,7 +68,8 @@ interface TableProps<T> {
   flat?: boolean
 }
 
-const rowHeight = 57
+/** Of a row with one line, in pixels, as style.css says: what is known beforehand needs no second look. */
+const rowHeight = 60
 
 export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey, flat }: TableProps<T>) {
   const { t } = useTranslation()
@@ -92,6 +94,27 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
 
   const above = flat ? 0 : (seen[0]?.start ?? 0)
   const below = flat ? 0 : virtual.getTotalSize() - (seen.at(-1)?.end ?? 0)
+  return (
+    <div className={flat ? 'table-flat' : 'table-scroller'} ref={scroller} tabIndex={flat ? undefined : 0} role={flat ? undefined : 'region'} aria-label={flat ? undefined : label}>
+      <Table role="table" aria-label={label} aria-rowcount={rows.total + 1} isStickyHeader={!flat}>
+        <Head columns={columns} sort={sort} onSort={onSort} />
+        <Tbody>
+          {above > 0 && <Gap height={above} columns={columns.length} />}
+          {seen.map(({ index }) => {
+            const row = rows.row(index)
+            return <Row key={row ? rowKey(row) : index} row={row} index={index} columns={columns} measure={flat ? undefined : virtual.measureElement} />
+          })}
+          {below > 0 && <Gap height={below} columns={columns.length} />}
+        </Tbody>
+      </Table>
+    </div>
+  )
+}
+
+/** The row of titles. */
+const Head = memo(function Head<T>({ columns, sort, onSort }: Pick<TableProps<T>, 'columns' | 'sort' | 'onSort'>) {
+  // PatternFly's titles measure themselves again whenever they have another reference.
+  const cells = useRef<RefObject<HTMLTableCellElement | null>[]>([])
   const sorted = columns.findIndex(c => c.sort && c.sort === sort?.replace('-', ''))
   const sorting = (c: Column<T>, columnIndex: number): ThProps['sort'] =>
     c.sort && onSort
@@ -102,31 +125,37 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
         }
       : undefined
   return (
-    <div className={flat ? 'table-flat' : 'table-scroller'} ref={scroller} tabIndex={flat ? undefined : 0} role={flat ? undefined : 'region'} aria-label={flat ? undefined : label}>
-      <Table role="table" aria-label={label} aria-rowcount={rows.total + 1} isStickyHeader={!flat}>
-        <Thead>
-          <Tr aria-rowindex={1}>
-            {columns.map((c, i) => (
-              <Th key={c.title} width={c.width} modifier="wrap" sort={sorting(c, i)} screenReaderText={c.quiet ? c.title : undefined}>{c.quiet ? null : c.title}</Th>
-            ))}
-          </Tr>
-        </Thead>
-        <Tbody>
-          {above > 0 && <Gap height={above} columns={columns.length} />}
-          {seen.map(({ index }) => {
-            const row = rows.row(index)
-            return (
-              <Tr key={row ? rowKey(row) : index} aria-rowindex={index + 2} data-index={index} ref={flat ? undefined : virtual.measureElement}>
-                {columns.map(c => <Td key={c.title} dataLabel={c.quiet ? undefined : c.title} isActionCell={c.quiet}>{row ? (c.quiet ? <div className="row-actions">{c.cell(row, index)}</div> : c.cell(row, index)) : <Skeleton screenreaderText={t('common.loading')} />}</Td>)}
-              </Tr>
-            )
-          })}
-          {below > 0 && <Gap height={below} columns={columns.length} />}
-        </Tbody>
-      </Table>
-    </div>
+    <Thead>
+      <Tr aria-rowindex={1}>
+        {columns.map((c, i) => (
+          <Th key={c.title} ref={(cells.current[i] ??= createRef())} width={c.width} modifier="wrap" sort={sorting(c, i)} screenReaderText={c.quiet ? c.title : undefined}>{c.quiet ? null : c.title}</Th>
+        ))}
+      </Tr>
+    </Thead>
   )
+}) as <T>(props: Pick<TableProps<T>, 'columns' | 'sort' | 'onSort'>) => ReactNode
+
+interface RowProps<T> {
+  row: T | undefined
+  index: number
+  columns: Column<T>[]
+  measure?: (element: HTMLElement | null) => void
 }
+
+/** One row. Those that stay on the screen are not drawn again when others come and go. */
+const Row = memo(function Row<T>({ row, index, columns, measure }: RowProps<T>) {
+  const { t } = useTranslation()
+  // PatternFly's own cells measure themselves whenever they are drawn, to know whether they need a tooltip.
+  return (
+    <tr className="pf-v6-c-table__tr" role="row" aria-rowindex={index + 2} data-index={index} ref={measure}>
+      {columns.map(c => (
+        <td key={c.title} className={c.quiet ? 'pf-v6-c-table__td pf-v6-c-table__action' : 'pf-v6-c-table__td'} role="cell" data-label={c.quiet ? undefined : c.title}>
+          {row ? (c.quiet ? <div className="row-actions">{c.cell(row, index)}</div> : c.cell(row, index)) : <Skeleton screenreaderText={t('common.loading')} />}
+        </td>
+      ))}
+    </tr>
+  )
+}) as <T>(props: RowProps<T>) => ReactNode
 
 const Gap = ({ height, columns }: { height: number; columns: number }) => <tr aria-hidden="true"><td colSpan={columns} style={{ height, padding: 0 }} /></tr>
 
