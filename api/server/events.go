@@ -63,11 +63,17 @@ func (s *Server) stream(ctx context.Context, c *gin.Context, by api.Principal, e
 	w.Header().Set("X-Accel-Buffering", "no") // gateways would hold events back
 	conn := http.NewResponseController(w)
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }() // the connection serves other requests afterwards
-	send := func(m *sse.Message) bool {
+	var due <-chan time.Time                                  // when what is written has to leave
+	write := func(m *sse.Message) bool {
 		_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout)) // a recorder in a test has none
-		if _, err := m.WriteTo(w); err != nil {
-			return false
+		if due == nil {
+			due = time.After(s.linger)
 		}
+		_, err := m.WriteTo(w)
+		return err == nil
+	}
+	leave := func() bool {
+		due = nil
 		return conn.Flush() == nil
 	}
 	comment := func(text string) *sse.Message {
@@ -75,7 +81,7 @@ func (s *Server) stream(ctx context.Context, c *gin.Context, by api.Principal, e
 		m.AppendComment(text)
 		return m
 	}
-	if !send(comment("connected")) {
+	if !write(comment("connected")) || !leave() {
 		return
 	}
 	heartbeat := time.NewTicker(s.heartbeat)
@@ -85,6 +91,11 @@ func (s *Server) stream(ctx context.Context, c *gin.Context, by api.Principal, e
 		select {
 		case <-ctx.Done():
 			return
+		case <-due:
+			if !leave() {
+				return
+			}
+			continue
 		case <-heartbeat.C:
 			if !s.still(c, by) { // signed out, disabled, or with another scope by now
 				return
@@ -105,7 +116,7 @@ func (s *Server) stream(ctx context.Context, c *gin.Context, by api.Principal, e
 			m = &sse.Message{ID: sse.ID(strconv.FormatUint(event.ID, 10))}
 			m.AppendData(string(data))
 		}
-		if !send(m) {
+		if !write(m) {
 			return
 		}
 	}

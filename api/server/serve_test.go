@@ -139,6 +139,40 @@ func TestEventsCarryIdsAndResume(t *testing.T) {
 	}
 }
 
+// flushes counts how often an answer is sent on its way.
+type flushes struct {
+	*httptest.ResponseRecorder
+	n int
+}
+
+func (f *flushes) Flush() { f.n++ }
+
+func TestEventsLeaveTogether(t *testing.T) {
+	events := make(chan api.Event, 100)
+	for i := range cap(events) {
+		events <- api.Event{ID: uint64(i + 1), Kind: "job", Action: "updated"}
+	}
+	close(events)
+	s := New(Parts{Service: &recorder{events: func(context.Context, uint64) (<-chan api.Event, error) { return events, nil }}},
+		Options{Token: token, Log: slog.New(slog.DiscardHandler)})
+	s.linger = time.Hour
+	answer := &flushes{ResponseRecorder: httptest.NewRecorder()}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v1/events", nil)
+	r.Header.Set("Authorization", "Bearer "+token)
+	s.ServeHTTP(answer, r)
+	require.Equal(t, 100, strings.Count(answer.Body.String(), "id: "))
+	require.Equal(t, 1, answer.n, "the first, so that the reader knows that it listens; the last is the end of the answer")
+}
+
+func TestAnEventDoesNotWaitForOthersForever(t *testing.T) {
+	events := make(chan api.Event, 1)
+	events <- api.Event{ID: 1, Kind: "job", Action: "updated"}
+	url, _ := start(t, &recorder{events: func(context.Context, uint64) (<-chan api.Event, error) { return events, nil }})
+	lines := listen(t, url+"/api/v1/events")
+	require.Equal(t, ": connected", next(t, lines))
+	require.Equal(t, "id: 1", next(t, lines))
+}
+
 func TestSilentStreamsShowLife(t *testing.T) {
 	url, _ := start(t, &recorder{}, func(s *Server) { s.heartbeat = time.Millisecond })
 	lines := listen(t, url+"/api/v1/events")

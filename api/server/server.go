@@ -67,6 +67,7 @@ type Server struct {
 	endStreams context.CancelFunc
 
 	heartbeat   time.Duration // of event streams
+	linger      time.Duration // of an event, for others to leave with: a packet for each would cost more than they do
 	bodyTimeout time.Duration // for the whole body of a request
 }
 
@@ -79,7 +80,7 @@ func New(parts Parts, o Options) *Server {
 		log: slog.New(traced{cmp.Or(o.Log, slog.Default()).Handler()}), observe: o.Observe,
 		notifications: parts.Notifications, signIn: parts.SignIn,
 		needs:     map[string]guarded{},
-		heartbeat: 15 * time.Second, bodyTimeout: 30 * time.Second,
+		heartbeat: 15 * time.Second, linger: 50 * time.Millisecond, bodyTimeout: 30 * time.Second,
 	}
 	s.streams, s.endStreams = context.WithCancel(context.Background())
 	e := s.engine
