@@ -20,7 +20,10 @@ export function useGroupName(id?: string): string | undefined {
 }
 
 export function GroupLink({ id, name }: { id: string; name?: string }) {
-  const asked = useGroupName(name ? undefined : id)
-  const text = name ?? asked
-  return text ? <Link to={`/groups/${id}`}>{text}</Link> : <span>{id}</span>
+  return name ? <Link to={`/groups/${id}`}>{name}</Link> : <AskedLink id={id} />
+}
+
+function AskedLink({ id }: { id: string }) {
+  const name = useGroupName(id)
+  return name ? <Link to={`/groups/${id}`}>{name}</Link> : <span>{id}</span>
 }

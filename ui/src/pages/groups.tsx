@@ -1,5 +1,6 @@
 // The list of protection groups.
 import { Button } from '@patternfly/react-core'
+import { useMemo } from 'react'
 import { useTranslation } from 'react-i18next'
 import { Link, useNavigate } from 'react-router-dom'
 import { api } from '../api/client'
@@ -21,7 +22,7 @@ export function Groups() {
   const rows = usePages((offset, limit) => api.queryOptions('get', '/groups', { params: { query: { ...values, sort, offset, limit } as Query } }))
   const filtered = Object.values(values).some(v => v)
   const protect = may('administrator') && <Button key="protect" onClick={() => void go('/groups/new')}>{t('protect.button')}</Button>
-  const columns: Column<Group>[] = [
+  const columns = useMemo<Column<Group>[]>(() => [
     { title: t('group.name'), sort: 'name', width: 20, cell: g => <Link to={`/groups/${g.id}`}>{g.name}</Link> },
     { title: t('group.health'), sort: 'health', cell: g => <HealthLabel health={g.health} reason={g.healthReason} /> },
     { title: t('group.state'), sort: 'state', cell: g => <StateLabel state={g.state} paused={g.paused} /> },
@@ -30,7 +31,7 @@ export function Groups() {
     { title: t('group.points'), sort: 'points', cell: g => <Count of={g.points} /> },
     { title: t('group.way'), cell: g => (g.reversed ? `${g.targetHost} → ${g.sourceHost}` : `${g.sourceHost} → ${g.targetHost}`) },
     { title: t('group.test'), sort: 'tested', cell: g => <FreshnessLabel freshness={g.testFreshness} /> },
-  ]
+  ], [t])
   return (
     <Page title={t('nav.groups')} lead={t('group.lead')} actions={protect}>
       <FilterBar filter={filter} total={rows.pending ? undefined : rows.total} search={{ name: 'q', label: t('group.search') }} choices={[

@@ -1,5 +1,6 @@
 // All protected machines, or those of a group.
 import { Label, ToolbarItem } from '@patternfly/react-core'
+import { useMemo } from 'react'
 import { useTranslation } from 'react-i18next'
 import { api } from '../api/client'
 import type { paths, ProtectedMachine } from '../api/schema'
@@ -21,7 +22,7 @@ export function MachineTable({ group }: { group?: string }) {
   const narrowed = useGroupName(group ? undefined : values.group)
   const rows = usePages((offset, limit) => api.queryOptions('get', '/machines', { params: { query: { ...values, ...(group && { group }), sort, offset, limit } as Query } }))
   const filtered = Object.values(values).some(v => v)
-  const columns: Column<ProtectedMachine>[] = [
+  const columns = useMemo<Column<ProtectedMachine>[]>(() => [
     { title: t('machine.name'), sort: 'name', width: 20, cell: m => <strong>{m.name}</strong> },
     ...(group ? [] : [{ title: t('group.name'), sort: 'group', cell: (m: ProtectedMachine) => <GroupLink id={m.group} name={m.groupName} /> } satisfies Column<ProtectedMachine>]),
     { title: t('group.health'), sort: 'health', cell: m => <HealthLabel health={m.health} /> },
@@ -30,7 +31,7 @@ export function MachineTable({ group }: { group?: string }) {
     { title: t('group.runsOn'), cell: m => (replaced(m) ? m.targetHost : m.sourceHost) },
     { title: t('machines.replica'), cell: m => (m.replicaVM && !replaced(m) ? m.targetHost : '—') },
     { title: t('group.problem'), width: 25, cell: m => m.problem ?? '' },
-  ]
+  ], [t, group])
   const narrowing = (name: 'group' | 'host', text?: string) =>
     text && <ToolbarItem key={name} alignSelf="center"><Label color="blue" onClose={() => filter.set(name, '')} closeBtnAriaLabel={t('machines.noFilter', { what: text })}>{t(`machines.of.${name}`, { name: text })}</Label></ToolbarItem>
   return (

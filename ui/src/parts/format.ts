@@ -1,5 +1,20 @@
 // Numbers and moments as people of a language write them. Pure: the time and the language are given.
 
+/** To make a formatter takes longer than to format; there are few of them. */
+function kept<O, F>(make: (locale: string, options: O) => F): (locale: string, options: O) => F {
+  const made = new Map<string, F>()
+  return (locale, options) => {
+    const key = locale + JSON.stringify(options)
+    const one = made.get(key) ?? make(locale, options)
+    made.set(key, one)
+    return one
+  }
+}
+
+const numbers = kept((locale, o: Intl.NumberFormatOptions) => new Intl.NumberFormat(locale, o))
+const moments = kept((locale, o: Intl.DateTimeFormatOptions) => new Intl.DateTimeFormat(locale, o))
+const distances = kept((locale, o: Intl.RelativeTimeFormatOptions) => new Intl.RelativeTimeFormat(locale, o))
+
 /** "3.2 GB", in powers of 1000 as storage is sold. */
 export function bytes(n: number, locale: string): string {
   const units = ['byte', 'kilobyte', 'megabyte', 'gigabyte', 'terabyte', 'petabyte']
@@ -9,7 +24,7 @@ export function bytes(n: number, locale: string): string {
     unit++
   }
   const digits = unit === 0 || Math.abs(n) >= 100 ? 0 : 1
-  return new Intl.NumberFormat(locale, { style: 'unit', unit: units[unit], unitDisplay: unit === 0 ? 'long' : 'short', maximumFractionDigits: digits }).format(n)
+  return numbers(locale, { style: 'unit', unit: units[unit], unitDisplay: unit === 0 ? 'long' : 'short', maximumFractionDigits: digits }).format(n)
 }
 
 /** Bytes per second: "12 MB/s". */
@@ -25,7 +40,7 @@ const spans = [
 /** The two largest units of a duration: "2 h 5 min"; below ten seconds with one decimal place. */
 export function duration(seconds: number, locale: string): string {
   const unit = (n: number, name: string, digits = 0) =>
-    new Intl.NumberFormat(locale, { style: 'unit', unit: name, unitDisplay: 'short', maximumFractionDigits: digits }).format(n)
+    numbers(locale, { style: 'unit', unit: name, unitDisplay: 'short', maximumFractionDigits: digits }).format(n)
   if (seconds < 10) return unit(Math.max(0, seconds), 'second', Number.isInteger(seconds) ? 0 : 1)
   let rest = Math.round(seconds)
   const first = spans.findIndex(([, length]) => rest >= length)
@@ -42,14 +57,14 @@ export function duration(seconds: number, locale: string): string {
 export function ago(then: Date, now: Date, locale: string): string {
   const seconds = (then.getTime() - now.getTime()) / 1000
   const [name, length] = spans.find(([, l]) => Math.abs(seconds) >= l) ?? spans[3]
-  return new Intl.RelativeTimeFormat(locale, { numeric: 'auto' }).format(Math.trunc(seconds / length), name)
+  return distances(locale, { numeric: 'auto' }).format(Math.trunc(seconds / length), name)
 }
 
 /** A moment in the time zone of the browser. */
 export const moment = (t: Date | string, locale: string) =>
-  new Intl.DateTimeFormat(locale, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(t))
+  moments(locale, { dateStyle: 'medium', timeStyle: 'medium' }).format(new Date(t))
 
-export const count = (n: number, locale: string) => new Intl.NumberFormat(locale).format(n)
+export const count = (n: number, locale: string) => numbers(locale, {}).format(n)
 
 export const percent = (part: number, locale: string) =>
-  new Intl.NumberFormat(locale, { style: 'percent', maximumFractionDigits: 0 }).format(part)
+  numbers(locale, { style: 'percent', maximumFractionDigits: 0 }).format(part)

@@ -82,7 +82,7 @@ export function DataTable<T>({ label, columns, rows, empty, sort, onSort, rowKey
     if (!flat) scroller.current?.style.setProperty('max-height', `max(20rem, 100dvh - ${Math.ceil(top)}px - 3rem)`)
   }, [flat, shown])
   const virtual = useVirtualizer({
-    count: rows.total, getScrollElement: () => scroller.current, estimateSize: () => rowHeight, overscan: 12, enabled: !flat,
+    count: rows.total, getScrollElement: () => scroller.current, estimateSize: () => rowHeight, overscan: 8, enabled: !flat,
   })
   const seen = flat ? Array.from({ length: rows.total }, (_, index) => ({ index, start: 0, end: 0 })) : virtual.getVirtualItems()
   const first = seen[0]?.index ?? 0
@@ -148,9 +148,9 @@ const Row = memo(function Row<T>({ row, index, columns, measure }: RowProps<T>) 
   // PatternFly's own cells measure themselves whenever they are drawn, to know whether they need a tooltip.
   return (
     <tr className="pf-v6-c-table__tr" role="row" aria-rowindex={index + 2} data-index={index} ref={measure}>
-      {columns.map(c => (
+      {columns.map((c, i) => (
         <td key={c.title} className={c.quiet ? 'pf-v6-c-table__td pf-v6-c-table__action' : 'pf-v6-c-table__td'} role="cell" data-label={c.quiet ? undefined : c.title}>
-          {row ? (c.quiet ? <div className="row-actions">{c.cell(row, index)}</div> : c.cell(row, index)) : <Skeleton screenreaderText={t('common.loading')} />}
+          {row ? (c.quiet ? <div className="row-actions">{c.cell(row, index)}</div> : c.cell(row, index)) : i === 0 && <Skeleton screenreaderText={t('common.loading')} />}
         </td>
       ))}
     </tr>
@@ -218,7 +218,7 @@ function SearchText({ value, label, onSearch }: { value: string; label: string; 
   useEffect(() => setText(value), [value])
   useEffect(() => {
     if (text === value) return
-    const timer = setTimeout(() => onSearch(text), 250)
+    const timer = setTimeout(() => onSearch(text), 150)
     return () => clearTimeout(timer)
   }, [text])
   return <SearchInput aria-label={label} placeholder={label} value={text} onChange={(_, v) => setText(v)} onClear={() => setText('')} />
