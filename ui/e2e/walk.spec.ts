@@ -15,6 +15,8 @@ interface Told {
   from: string
 }
 
+const password = 'correct horse battery'
+
 test('from the first sign-in to failover and home again', async ({ page }) => {
   const told = JSON.parse(process.env.UNDERSTUDY_WALK!) as Told
   const changes = watchChanges(page)
@@ -24,8 +26,8 @@ test('from the first sign-in to failover and home again', async ({ page }) => {
     await look(page, 'set-up')
     await page.getByLabel('One-time setup token').fill(told.setupToken)
     await page.getByLabel('User name').fill('jo')
-    await page.getByRole('textbox', { name: 'New password', exact: true }).fill('correct horse battery')
-    await page.getByLabel('Repeat the new password').fill('correct horse battery')
+    await page.getByRole('textbox', { name: 'New password', exact: true }).fill(password)
+    await page.getByLabel('Repeat the new password').fill(password)
     await page.getByRole('button', { name: 'Create and sign in' }).click()
     await expect(page.getByRole('heading', { level: 1, name: 'Overview' })).toBeVisible()
     await look(page, 'overview-empty')
@@ -65,7 +67,13 @@ test('from the first sign-in to failover and home again', async ({ page }) => {
     await next.click()
     await expect(page.getByRole('status').filter({ hasText: /^Ready/ })).toBeVisible()
     await look(page, 'protect-6-review')
+    await page.context().clearCookies() // the session ends at the very last click
     await page.getByRole('button', { name: 'Protect', exact: true }).click()
+    const again = page.getByRole('dialog', { name: 'Your session has ended' })
+    await expect(again).toBeVisible()
+    await look(page, 'session-expired')
+    await again.getByLabel('Password').fill(password)
+    await again.getByRole('button', { name: 'Sign in' }).click()
   })
 
   await test.step('watch the first copy', async () => {
