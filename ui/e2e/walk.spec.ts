@@ -46,7 +46,7 @@ test('from the first sign-in to failover and home again', async ({ page }) => {
     await page.getByRole('link', { name: 'Protect machines' }).click()
     const next = page.getByRole('button', { name: 'Next' })
     await page.getByRole('textbox', { name: 'Name of the group' }).fill('shop')
-    await page.getByRole('group', { name: 'Host that runs the machines' }).getByRole('radio', { name: 'source' }).check()
+    await page.getByRole('group', { name: 'Host that runs the machines' }).getByRole('radio', { name: 'source', exact: true }).check()
     await look(page, 'protect-1-host')
     await next.click()
     await page.getByRole('checkbox', { name: told.machine, exact: true }).check()

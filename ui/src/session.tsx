@@ -174,6 +174,8 @@ function SignInPage({ onDone }: { onDone: (me: Me) => void }) {
 
 function SignInAgain({ name, onDone }: { name: string; onDone: (me: Me) => void }) {
   const { t } = useTranslation()
+  // A dialog without anything to type into or to press cannot be opened.
+  if (api.useQuery('get', '/sign-in').isPending) return null
   return (
     <Modal isOpen variant="small" aria-labelledby="sign-in-again">
       <ModalHeader title={t('signIn.expired')} labelId="sign-in-again" description={t('signIn.expiredHint')} />
