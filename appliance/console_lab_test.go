@@ -1,10 +1,8 @@
 package main_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -32,21 +30,12 @@ type walk struct {
 // on real hosts with a guest that writes (ui/e2e/walk.spec.ts). What it changed stands in the audit log.
 func TestConsoleLab(t *testing.T) {
 	ctx := t.Context()
-	l, err := lab.Start(ctx, lab.Options{Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
-		defer cancel()
-		require.NoError(t, l.Close(ctx))
-		require.Empty(t, l.Leftovers())
-	})
+	l := startLab(t)
 	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20})
 	require.NoError(t, err)
 	require.NoError(t, guest.WaitSeq(ctx, 50))
 	d := newDaemon(t)
-	token, err := os.ReadFile(filepath.Join(d.dir, "setup.token"))
-	require.NoError(t, err)
-	shots := browse(t, "walk.spec.ts", "https://"+d.listen, walk{SetupToken: strings.TrimSpace(string(token)), Source: l.Source.URI, Target: l.Target.URI,
+	shots := browse(t, "walk.spec.ts", "https://"+d.listen, walk{SetupToken: setupToken(d.dir), Source: l.Source.URI, Target: l.Target.URI,
 		Machine: guest.Name, Check: "http://" + guest.Addr + "/", From: "192.168.77.253/24"})
 
 	status, err := l.Source.WaitStatus(ctx, guest.Addr)

@@ -121,8 +121,11 @@ func serveConsole(t *testing.T) *consoleAppliance {
 }
 
 // setup gives the one-time token of the first administrator.
-func (c *consoleAppliance) setup() string {
-	token, err := os.ReadFile(filepath.Join(c.dir, "setup.token"))
+func (c *consoleAppliance) setup() string { return setupToken(c.dir) }
+
+// setupToken reads it from a data directory; empty: a user was made already.
+func setupToken(dir string) string {
+	token, err := os.ReadFile(filepath.Join(dir, "setup.token"))
 	if err != nil {
 		return ""
 	}

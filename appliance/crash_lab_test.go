@@ -3,7 +3,6 @@ package main_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -37,15 +36,9 @@ type labWorld struct {
 
 func newLabWorld(t testing.TB) *labWorld {
 	ctx := t.Context()
-	l, err := lab.Start(ctx, lab.Options{Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
-		defer cancel()
-		require.NoError(t, l.Close(ctx))
-		require.Empty(t, l.Leftovers())
-	})
+	l := startLab(t)
 	w := &labWorld{t: t, lab: l}
+	var err error
 	w.guest, err = l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: labMachine, Number: 1, Fill: 4 << 20})
 	require.NoError(t, err)
 	w.witness = rig.NewWitness(w.guest)

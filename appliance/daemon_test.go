@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 	"understudy/api"
 	"understudy/api/client"
+	"understudy/hypervisors/kvm/lab"
 )
 
 // waitFor bounds waiting for what takes seconds here and may take minutes on a slow machine.
@@ -49,6 +51,20 @@ func run(m *testing.M) int {
 		kills.print(code != 0)
 	}
 	return code
+}
+
+// startLab starts two real hosts. They go with the test, which fails when something of them is left.
+func startLab(t testing.TB) *lab.Lab {
+	t.Helper()
+	l, err := lab.Start(t.Context(), lab.Options{Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
+		defer cancel()
+		require.NoError(t, l.Close(ctx))
+		require.Empty(t, l.Leftovers())
+	})
+	return l
 }
 
 // daemon is `understudy serve` over one data directory; it can be killed and started again.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path"
@@ -85,14 +84,7 @@ type stage struct {
 
 func newStage(t *testing.T) *stage {
 	ctx := t.Context()
-	l, err := lab.Start(ctx, lab.Options{Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
-		defer cancel()
-		require.NoError(t, l.Close(ctx))
-		require.Empty(t, l.Leftovers())
-	})
+	l := startLab(t)
 	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: faultGuest, Number: 1, DiskA: 84 << 20, DiskB: 32 << 20, Fill: 8 << 20})
 	require.NoError(t, err)
 	s := &stage{t: t, ctx: ctx, lab: l, guest: guest}

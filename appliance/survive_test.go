@@ -1,8 +1,6 @@
 package main_test
 
 import (
-	"context"
-	"log/slog"
 	"testing"
 	"time"
 
@@ -18,14 +16,7 @@ import (
 // between. Each ends well, and in the end the guest finds every record it ever wrote.
 func TestKilledDaemon(t *testing.T) {
 	ctx := t.Context()
-	l, err := lab.Start(ctx, lab.Options{Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), waitFor)
-		defer cancel()
-		require.NoError(t, l.Close(ctx))
-		require.Empty(t, l.Leftovers())
-	})
+	l := startLab(t)
 	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20})
 	require.NoError(t, err)
 	d := newDaemon(t)
