@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -18,6 +17,7 @@ import (
 	"understudy/api"
 	"understudy/api/client"
 	appliance "understudy/appliance"
+	"understudy/appliance/rig"
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
 )
@@ -85,10 +85,8 @@ func serveConsole(t *testing.T) *consoleAppliance {
 			c.machines = append(c.machines, name)
 		}
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := rig.FreeAddress()
 	require.NoError(t, err)
-	address := ln.Addr().String()
-	require.NoError(t, ln.Close())
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 
 	"understudy/api"
 	"understudy/api/client"
+	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 )
 
@@ -104,10 +104,9 @@ func newDaemon(t *testing.T) *daemon {
 func newDaemonIn(t *testing.T, dir string) *daemon {
 	t.Helper()
 	runtime.LockOSThread() // Pdeathsig strikes when the thread that started the daemon ends
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := rig.FreeAddress()
 	require.NoError(t, err)
-	d := &daemon{t: t, dir: dir, listen: listener.Addr().String()}
-	require.NoError(t, listener.Close())
+	d := &daemon{t: t, dir: dir, listen: address}
 	t.Cleanup(func() {
 		d.signal(syscall.SIGTERM)
 		if t.Failed() {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -49,7 +50,7 @@ func New(dir, program string, env ...string) (*Daemon, error) {
 		return nil, err
 	}
 	var err error
-	if d.listen, err = freeAddress(); err != nil {
+	if d.listen, err = FreeAddress(); err != nil {
 		return nil, err
 	}
 	d.argv = []string{program, "serve", "--data-dir", d.dir, "--listen", d.listen}
@@ -57,19 +58,22 @@ func New(dir, program string, env ...string) (*Daemon, error) {
 	return d, err
 }
 
-func freeAddress() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// FreeAddress is one of the loopback network that nobody listens at. It is none of those that Linux gives to outgoing
+// connections (32768 and up), for one of them could take it while a daemon that keeps it is down.
+func FreeAddress() (string, error) {
+	const lowest, highest = 16 << 10, 32 << 10
+	var last error
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lowest+rand.N(highest-lowest)))
+		if err == nil {
+			return ln.Addr().String(), ln.Close()
+		}
+		last = err
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	return "", fmt.Errorf("find a free address: %w", last)
 }
 
-// ErrEnded says that the daemon ended before it answered.
-var ErrEnded = errors.New("the appliance ended")
-
-// Start starts the daemon and waits until it answers. ErrEnded when it ends before that.
+// Start starts the daemon and waits until it answers. When it ends before that, the error has its last words.
 func (d *Daemon) Start(ctx context.Context) error {
 	ended, err := d.launch()
 	if err != nil {
@@ -88,7 +92,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		}
 		select {
 		case <-ended:
-			return ErrEnded
+			return fmt.Errorf("the appliance ended before it answered\n%s", d.LastWords())
 		case <-ctx.Done():
 			return fmt.Errorf("start the appliance: %w\n%s", err, d.LastWords())
 		case <-time.After(20 * time.Millisecond):
