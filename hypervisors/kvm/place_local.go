@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"understudy/hypervisors"
 )
 
 // localPlace is the libvirtd behind a unix socket of this machine. It may live in other mount and network namespaces
@@ -107,31 +110,54 @@ func findNamespaces(ctx context.Context, socket string) (*namespaces, error) {
 	}
 	n := &namespaces{pid: int(cred.Pid), birth: birth(int(cred.Pid))}
 	// Pid 0 is a process that we cannot see, pid 1 the init that listens on libvirtd's behalf: then paths are as here.
-	if n.pid <= 1 || (sameNamespace(n.pid, "mnt") && sameNamespace(n.pid, "net")) {
+	if n.pid <= 1 {
 		return n, nil
 	}
-	n.foreign = true
+	if n.foreign, err = foreign(n.pid); err == nil && n.foreign {
+		err = n.open()
+	}
+	// A process that is ending takes connections for a moment longer than it has namespaces; what it seemed to have then
+	// must never be taken for ours.
+	if now := birth(n.pid); err != nil || now != n.birth || now == "" && visible(n.pid) {
+		n.close()
+		return nil, fmt.Errorf("libvirtd, process %d, is ending: %w", n.pid, errors.Join(hypervisors.ErrUnreachable, err))
+	}
+	return n, nil
+}
+
+func (n *namespaces) open() (err error) {
 	proc := fmt.Sprintf("/proc/%d", n.pid)
 	for _, o := range []struct {
 		file **os.File
 		name string
 	}{{&n.mnt, proc + "/ns/mnt"}, {&n.net, proc + "/ns/net"}, {&n.root, proc + "/root"}} {
 		if *o.file, err = os.Open(o.name); err != nil {
-			n.close()
-			return nil, err
+			return err
 		}
 	}
-	return n, nil
+	return nil
 }
 
-// sameNamespace is also true when we may not look, as an ordinary user: then we could not enter it either.
-func sameNamespace(pid int, kind string) bool {
-	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
-	if err != nil {
-		return true
+// visible says that a process could be looked at if it were there: no rule hides it from an ordinary user.
+func visible(pid int) bool { return !errors.Is(unix.Kill(pid, 0), unix.EPERM) }
+
+// foreign says that a process has other namespaces than we. It has not when we may not look, as an ordinary user: then
+// we could not enter them either.
+func foreign(pid int) (bool, error) {
+	for _, kind := range []string{"mnt", "net"} {
+		ours, err := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil {
+			return false, err
+		}
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+		if errors.Is(err, fs.ErrPermission) || err != nil && !visible(pid) {
+			return false, nil
+		}
+		if err != nil || ours != theirs {
+			return err == nil, err
+		}
 	}
-	ours, err := os.Readlink("/proc/self/ns/" + kind)
-	return err != nil || ours == theirs
+	return false, nil
 }
 
 // birth is a process's start time, or empty when it is gone.

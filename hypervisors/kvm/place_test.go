@@ -3,6 +3,7 @@ package kvm
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"understudy/hypervisors"
 	"understudy/hypervisors/kvm/lab"
@@ -289,6 +291,44 @@ func TestCyclesOverSSH(t *testing.T) {
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
 	require.NoError(t, h.Close())
 	require.NoFileExists(t, socket)
+}
+
+// A process that ended listened at the socket that still takes connections: of its namespaces nothing is known, and they
+// must not be taken for ours, where commands would do harm. Those that were known before still serve.
+func TestPlaceOfTheDeadIsNotOurs(t *testing.T) {
+	ctx := testContext(t)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	require.NoError(t, err)
+	socket := os.NewFile(uintptr(fd), "libvirt")
+	defer socket.Close()
+	name := filepath.Join(t.TempDir(), "libvirt")
+	require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: name}))
+	listener := exec.Command("perl", "-MSocket", "-e", `open(my $s, "+<&=3") or die; listen($s, 10) or die`)
+	listener.ExtraFiles = []*os.File{socket}
+	stderr, err := listener.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, listener.Start())
+	said, err := io.ReadAll(stderr) // until it ended
+	require.NoError(t, err)
+	require.Empty(t, said)
+
+	fresh := newLocalPlace(name)
+	_, err = fresh.Run(ctx, nil, "true")
+	require.ErrorIs(t, err, hypervisors.ErrUnreachable, "nobody has waited for it")
+	require.NoError(t, listener.Wait())
+	_, err = fresh.Run(ctx, nil, "true")
+	require.ErrorIs(t, err, hypervisors.ErrUnreachable, "it is gone")
+
+	known := newLocalPlace(name)
+	defer func() { require.NoError(t, known.Close()) }()
+	known.env = &namespaces{pid: listener.Process.Pid, birth: "1", foreign: true}
+	proc := fmt.Sprintf("/proc/%d", testLab.Source.PID)
+	for file, of := range map[**os.File]string{&known.env.mnt: "/ns/mnt", &known.env.net: "/ns/net", &known.env.root: "/root"} {
+		*file, err = os.Open(proc + of)
+		require.NoError(t, err)
+	}
+	_, err = known.Run(ctx, nil, "test", "-e", "/run/libvirt/libvirtd.pid") // which this machine itself has not
+	require.NoError(t, err)
 }
 
 // ourselves is this machine itself as a place; its libvirtd is this process.
