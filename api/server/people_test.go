@@ -47,10 +47,12 @@ func (m *memory) Delete(bucket, key string) error {
 }
 
 func (m *memory) Each(bucket string, fn func(key string, decode func(v any) error) error) error {
-	return m.Walk(bucket, "", false, fn)
+	return m.Walk(bucket, "", false, func(key string, value []byte) error {
+		return fn(key, func(v any) error { return json.Unmarshal(value, v) })
+	})
 }
 
-func (m *memory) Walk(bucket, from string, backwards bool, fn func(key string, decode func(v any) error) error) error {
+func (m *memory) Walk(bucket, from string, backwards bool, fn func(key string, value []byte) error) error {
 	m.mu.Lock()
 	values := maps.Clone(m.values[bucket])
 	m.mu.Unlock()
@@ -62,7 +64,7 @@ func (m *memory) Walk(bucket, from string, backwards bool, fn func(key string, d
 		if from != "" && (backwards && key > from || !backwards && key < from) {
 			continue
 		}
-		if err := fn(key, func(v any) error { return json.Unmarshal(values[key], v) }); err != nil {
+		if err := fn(key, values[key]); err != nil {
 			return err
 		}
 	}

@@ -26,8 +26,9 @@ type Store interface {
 	Delete(bucket, key string) error
 	// Each calls fn for all keys of the bucket in byte order.
 	Each(bucket string, fn func(key string, decode func(v any) error) error) error
-	// Walk is Each from a key on, or back from there, without holding all of it; "" is the end where it begins.
-	Walk(bucket, from string, backwards bool, fn func(key string, decode func(v any) error) error) error
+	// Walk is Each from a key on, or back from there, without holding all of it, and the values as they are kept; "" is
+	// the end where it begins.
+	Walk(bucket, from string, backwards bool, fn func(key string, value []byte) error) error
 }
 
 const (

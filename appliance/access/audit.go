@@ -53,9 +53,9 @@ func auditKey(id uint64) string { return fmt.Sprintf("%020d", id) }
 // loadAudit finds the end of the chain, and closes what was under way when the appliance ended.
 func (a *Access) loadAudit() error {
 	closed, n, enough := map[string]bool{}, 0, errors.New("enough")
-	err := a.Store.Walk(bucketAudit, "", true, func(_ string, decode func(any) error) error {
+	err := a.Store.Walk(bucketAudit, "", true, func(_ string, value []byte) error {
 		var r auditRecord
-		if err := decode(&r); err != nil {
+		if err := json.Unmarshal(value, &r); err != nil {
 			return err
 		}
 		if closed[r.Pending] = true; n == 0 {
@@ -178,9 +178,9 @@ func (a *Access) ListAudit(_ context.Context, q api.AuditQuery) (api.Page[api.Au
 	last := a.audit.last.ID
 	a.audit.mu.Unlock()
 	page := api.Page[api.AuditEntry]{Items: []api.AuditEntry{}}
-	plain := q.Q == "" && q.User == "" && q.Action == "" && q.From.IsZero() && q.To.IsZero()
+	f := newAuditFilter(q)
 	from, skip := last, q.Offset
-	if plain {
+	if f == (auditFilter{}) {
 		page.Total = int(last)
 		if uint64(q.Offset) >= last {
 			return page, nil
@@ -188,25 +188,27 @@ func (a *Access) ListAudit(_ context.Context, q api.AuditQuery) (api.Page[api.Au
 		from, skip = last-uint64(q.Offset), 0
 	}
 	done := errors.New("done")
-	err := a.Store.Walk(bucketAudit, auditKey(from), true, func(_ string, decode func(any) error) error {
-		e, fits, err := matching(decode, q)
-		switch {
-		case err != nil:
+	err := a.Store.Walk(bucketAudit, auditKey(from), true, func(_ string, value []byte) error {
+		fits, err := f.fits(value)
+		if err != nil || !fits {
 			return err
-		case !fits:
-			return nil
-		case !plain:
-			page.Total++
 		}
-		if skip > 0 {
+		full := len(page.Items) == q.Limit
+		switch {
+		case f != (auditFilter{}):
+			page.Total++
+		case full:
+			return done
+		}
+		if skip > 0 || full {
 			skip--
 			return nil
 		}
-		if len(page.Items) < q.Limit {
-			page.Items = append(page.Items, e)
-		} else if plain {
-			return done
+		var e api.AuditEntry
+		if err := json.Unmarshal(value, &e); err != nil {
+			return err
 		}
+		page.Items = append(page.Items, e)
 		return nil
 	})
 	if errors.Is(err, done) {
@@ -215,31 +217,49 @@ func (a *Access) ListAudit(_ context.Context, q api.AuditQuery) (api.Page[api.Au
 	return page, err
 }
 
-// matching reads an entry if it fits to q. Text is looked for before anything is taken apart.
-func matching(decode func(any) error, q api.AuditQuery) (e api.AuditEntry, fits bool, err error) {
-	var raw json.RawMessage
-	if err := decode(&raw); err != nil {
-		return e, false, err
+// auditFilter lets all entries through that fit; the zero filter lets all through.
+type auditFilter struct {
+	text, user, action string // text is in lower case
+	from, to           time.Time
+}
+
+func newAuditFilter(q api.AuditQuery) auditFilter {
+	return auditFilter{text: strings.ToLower(q.Q), user: q.User, action: q.Action, from: q.From, to: q.To}
+}
+
+// fits tells whether the entry, in JSON, is let through. A search looks at the whole log, so nothing is taken apart for it
+// that need not be.
+func (f auditFilter) fits(value []byte) (bool, error) {
+	if f.text != "" && !bytes.Contains(bytes.ToLower(value), []byte(f.text)) {
+		return false, nil
 	}
-	if q.Q != "" && !bytes.Contains(bytes.ToLower(raw), []byte(strings.ToLower(q.Q))) {
-		return e, false, nil
+	if f == (auditFilter{text: f.text}) {
+		return true, nil
 	}
-	if err := json.Unmarshal(raw, &e); err != nil {
-		return e, false, err
+	var e struct {
+		Time         time.Time
+		User, Action string
 	}
-	fits = (q.User == "" || strings.EqualFold(q.User, e.User)) && (q.Action == "" || q.Action == e.Action) &&
-		(q.From.IsZero() || !e.Time.Before(q.From)) && (q.To.IsZero() || e.Time.Before(q.To))
-	return e, fits, nil
+	if err := json.Unmarshal(value, &e); err != nil {
+		return false, err
+	}
+	return (f.user == "" || strings.EqualFold(f.user, e.User)) && (f.action == "" || f.action == e.Action) &&
+		(f.from.IsZero() || !e.Time.Before(f.from)) && (f.to.IsZero() || e.Time.Before(f.to)), nil
 }
 
 // ExportAudit implements api.AuditLog.
 func (a *Access) ExportAudit(ctx context.Context, from, to time.Time, fn func(api.AuditEntry) error) error {
-	return a.Store.Walk(bucketAudit, "", false, func(_ string, decode func(any) error) error {
-		e, fits, err := matching(decode, api.AuditQuery{From: from, To: to})
+	f := auditFilter{from: from, to: to}
+	return a.Store.Walk(bucketAudit, "", false, func(_ string, value []byte) error {
+		fits, err := f.fits(value)
 		if err != nil || !fits {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var e api.AuditEntry
+		if err := json.Unmarshal(value, &e); err != nil {
 			return err
 		}
 		return fn(e)

@@ -8,8 +8,9 @@ import (
 )
 
 // Walk calls fn for the keys of the bucket in byte order, or against it, beginning with from, or at the end where that is
-// empty, until fn fails. Unlike Each it holds only a part of them in memory; what changes meanwhile may be seen or not.
-func (db *DB) Walk(bucket, from string, backwards bool, fn func(key string, decode func(v any) error) error) error {
+// empty, until fn fails. Unlike Each it holds only a part of them in memory; what changes meanwhile may be seen or not;
+// and it takes no value apart, so that one can look for text in many.
+func (db *DB) Walk(bucket, from string, backwards bool, fn func(key string, value []byte) error) error {
 	var keys, values [walkAtOnce][]byte
 	next := []byte(from)
 	for {
@@ -39,8 +40,7 @@ func (db *DB) Walk(bucket, from string, backwards bool, fn func(key string, deco
 			return fmt.Errorf("read %s: %w", bucket, err)
 		}
 		for i := range n {
-			key := string(keys[i])
-			if err := fn(key, func(v any) error { return decode(bucket, key, values[i], v) }); err != nil {
+			if err := fn(string(keys[i]), values[i]); err != nil {
 				return err
 			}
 		}

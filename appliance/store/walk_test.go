@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,9 +20,9 @@ func TestWalk(t *testing.T) {
 	}
 	walk := func(from string, backwards bool) (keys []string) {
 		t.Helper()
-		require.NoError(t, db.Walk("numbers", from, backwards, func(key string, decode func(any) error) error {
+		require.NoError(t, db.Walk("numbers", from, backwards, func(key string, value []byte) error {
 			var n int
-			require.NoError(t, decode(&n))
+			require.NoError(t, json.Unmarshal(value, &n))
 			require.Equal(t, fmt.Sprintf("%04d", n), key)
 			keys = append(keys, key)
 			return nil
@@ -39,6 +40,6 @@ func TestWalk(t *testing.T) {
 	require.Equal(t, reversed, walk("9", true))
 	require.Empty(t, walk("9", false))
 	stop := errors.New("stop")
-	require.ErrorIs(t, db.Walk("numbers", "", false, func(string, func(any) error) error { return stop }), stop)
-	require.NoError(t, db.Walk("nothing", "", true, func(string, func(any) error) error { return stop }))
+	require.ErrorIs(t, db.Walk("numbers", "", false, func(string, []byte) error { return stop }), stop)
+	require.NoError(t, db.Walk("nothing", "", true, func(string, []byte) error { return stop }))
 }
