@@ -51,6 +51,7 @@ var owners = map[string][]string{
 	"github.com/coreos/go-oidc/":      {"appliance/directory"},
 	"golang.org/x/oauth2":             {"appliance/directory"},
 	"github.com/zitadel/":             {"appliance/directory"},
+	module + "hypervisors/esx/lab":    {"hypervisors/esx/*", "appliance/demo", "appliance/bench"},
 	module + "hypervisors/kvm/lab":    {"hypervisors/kvm/*", "appliance/demo", "appliance/bench", "appliance/rig", "appliance/soak"},
 	module + "hypervisors/kvm/lab/":   {"hypervisors/kvm/*", "appliance/demo", "appliance/bench", "appliance/rig", "appliance/soak"},
 	module + "appliance/replication":  {"appliance", "appliance/replication", "appliance/bench"},

@@ -1,0 +1,315 @@
+package lab
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// CreateSnapshotTask freezes all dependent disks at one moment and puts a layer above each.
+func (v *vm) CreateSnapshotTask(ctx *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
+	return &methods.CreateSnapshot_TaskBody{Res: &types.CreateSnapshot_TaskResponse{
+		Returnval: v.l.run(ctx, v.VirtualMachine, "CreateSnapshot_Task", "createSnapshot",
+			func(ctx *simulator.Context, _ types.BaseMethodFault) (any, types.BaseMethodFault) {
+				return v.l.freeze(ctx, v.VirtualMachine, req)
+			})}}
+}
+
+func (l *Lab) freeze(ctx *simulator.Context, x *simulator.VirtualMachine, req *types.CreateSnapshot_Task) (any, types.BaseMethodFault) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.machines[x.Self]
+	if f := l.canFreeze(m, x); f != nil {
+		return nil, f
+	}
+	// Without tools in a running guest nothing is quiesced, and the snapshot says so.
+	plain := *req
+	plain.Quiesce = req.Quiesce && m.on && tools(x)
+	res, fault := stock(ctx, x.CreateSnapshotTask(ctx, &plain))
+	if fault != nil {
+		return nil, fault
+	}
+	ref := res.(types.ManagedObjectReference)
+	l.track(m, x.Config.ChangeTrackingEnabled)
+	now := map[int32]frozen{}
+	for _, d := range m.disks {
+		if independent(d.mode) {
+			continue
+		}
+		layer, err := l.layer(l.next(d.image.path), d.image, d.image.uuid)
+		if err != nil {
+			return nil, trouble(d.image.path, err)
+		}
+		now[d.key] = frozen{d.image, d.history.next()}
+		d.image = layer
+	}
+	m.snaps[ref] = now
+	l.publish(ctx, m)
+	return ref, nil
+}
+
+func (l *Lab) canFreeze(m *machine, x *simulator.VirtualMachine) types.BaseMethodFault {
+	if f := l.orders.noSpace(m.vmx); f != nil {
+		return f
+	}
+	if x.Snapshot != nil && x.Snapshot.CurrentSnapshot != nil &&
+		depth(x.Snapshot.RootSnapshotList, *x.Snapshot.CurrentSnapshot) >= l.o.SnapshotLimit {
+		return &types.TooManySnapshotLevels{}
+	}
+	for _, d := range m.disks {
+		if independent(d.mode) {
+			continue
+		}
+		if !d.image.whole() {
+			return lost(d.image.path, "chain")
+		}
+		if l.use(d.image, m) == writing {
+			return locked(d.image)
+		}
+	}
+	return nil
+}
+
+// depth of a snapshot in a tree, from 1; 0: it is not there.
+func depth(tree []types.VirtualMachineSnapshotTree, ref types.ManagedObjectReference) int {
+	for _, t := range tree {
+		if t.Snapshot == ref {
+			return 1
+		}
+		if n := depth(t.ChildSnapshotList, ref); n > 0 {
+			return n + 1
+		}
+	}
+	return 0
+}
+
+// below lists a snapshot and what is below it.
+func below(tree []types.VirtualMachineSnapshotTree, ref types.ManagedObjectReference, in bool) []types.ManagedObjectReference {
+	var out []types.ManagedObjectReference
+	for _, t := range tree {
+		here := in || t.Snapshot == ref
+		if here {
+			out = append(out, t.Snapshot)
+		}
+		out = append(out, below(t.ChildSnapshotList, ref, here)...)
+	}
+	return out
+}
+
+func (s *snapshot) machine(ctx *simulator.Context) *simulator.VirtualMachine {
+	return ctx.Map.Get(s.Vm).(*simulator.VirtualMachine)
+}
+
+// RemoveSnapshotTask takes a snapshot out of the tree and merges its layers.
+func (s *snapshot) RemoveSnapshotTask(ctx *simulator.Context, req *types.RemoveSnapshot_Task) soap.HasFault {
+	x := s.machine(ctx)
+	return &methods.RemoveSnapshot_TaskBody{Res: &types.RemoveSnapshot_TaskResponse{
+		Returnval: s.l.run(ctx, x, "RemoveSnapshot_Task", "removeSnapshot",
+			func(ctx *simulator.Context, late types.BaseMethodFault) (any, types.BaseMethodFault) {
+				s.l.mu.Lock()
+				defer s.l.mu.Unlock()
+				if _, ok := s.l.machines[x.Self].snaps[s.Self]; !ok {
+					return nil, &types.ManagedObjectNotFound{Obj: s.Self}
+				}
+				refs := []types.ManagedObjectReference{s.Self}
+				if req.RemoveChildren {
+					refs = below(x.Snapshot.RootSnapshotList, s.Self, false)
+				}
+				slices.Reverse(refs) // from the leaves on
+				return nil, s.l.removeSnapshots(ctx, x, refs, late)
+			})}}
+}
+
+// RemoveAllSnapshotsTask merges everything into what the machine has now.
+func (v *vm) RemoveAllSnapshotsTask(ctx *simulator.Context, _ *types.RemoveAllSnapshots_Task) soap.HasFault {
+	return &methods.RemoveAllSnapshots_TaskBody{Res: &types.RemoveAllSnapshots_TaskResponse{
+		Returnval: v.l.run(ctx, v.VirtualMachine, "RemoveAllSnapshots_Task", "removeAllSnapshots",
+			func(ctx *simulator.Context, late types.BaseMethodFault) (any, types.BaseMethodFault) {
+				v.l.mu.Lock()
+				defer v.l.mu.Unlock()
+				if v.Snapshot == nil {
+					return nil, nil
+				}
+				refs := below(v.Snapshot.RootSnapshotList, types.ManagedObjectReference{}, true)
+				slices.Reverse(refs)
+				return nil, v.l.removeSnapshots(ctx, v.VirtualMachine, refs, late)
+			})}}
+}
+
+func (l *Lab) removeSnapshots(
+	ctx *simulator.Context, x *simulator.VirtualMachine, refs []types.ManagedObjectReference, late types.BaseMethodFault,
+) types.BaseMethodFault {
+	m := l.machines[x.Self]
+	for _, ref := range refs {
+		s, ok := ctx.Map.Get(ref).(*simulator.VirtualMachineSnapshot)
+		if !ok {
+			continue
+		}
+		if _, fault := stock(ctx, s.RemoveSnapshotTask(ctx, &types.RemoveSnapshot_Task{This: ref})); fault != nil {
+			return fault
+		}
+		for _, f := range m.snaps[ref] {
+			m.hidden[f.image] = true
+		}
+		delete(m.snaps, ref)
+	}
+	var fault types.BaseMethodFault
+	if late == nil {
+		fault = l.consolidate(m)
+	}
+	needed := late != nil || fault != nil
+	ctx.Update(x, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: types.NewBool(needed)}})
+	l.publish(ctx, m)
+	return fault
+}
+
+// consolidate merges and deletes what no snapshot needs any more. What another running machine uses stays, with a fault;
+// what several layers rely on stays until there is one. l.mu is held.
+func (l *Lab) consolidate(m *machine) types.BaseMethodFault {
+	var fault types.BaseMethodFault
+	for again := true; again; {
+		again, fault = false, nil
+		for _, i := range slices.SortedFunc(maps.Keys(m.hidden), func(a, b *image) int { return len(b.path) - len(a.path) }) {
+			switch kids := m.above(i); {
+			case i.gone || m.refers(i):
+				delete(m.hidden, i)
+			case len(kids) > 1:
+			case l.use(i, m) != unused:
+				fault = locked(i)
+			case len(kids) == 0:
+				l.erase(i)
+				delete(m.hidden, i)
+				again = true
+			case l.use(kids[0], m) != unused:
+				fault = locked(kids[0])
+			default:
+				if f := l.fold(m, i, kids[0]); f != nil {
+					return f
+				}
+				again = true
+			}
+		}
+	}
+	return fault
+}
+
+// fold the only layer above an image into it.
+func (l *Lab) fold(m *machine, i, kid *image) types.BaseMethodFault {
+	kids := m.above(kid)
+	if err := l.merge(kid); err != nil {
+		return trouble(i.path, err)
+	}
+	for _, k := range kids {
+		k.parent, k.under = i, i.version
+	}
+	m.replace(kid, i)
+	delete(m.hidden, i)
+	if m.hidden[kid] {
+		delete(m.hidden, kid)
+		m.hidden[i] = true
+	}
+	return nil
+}
+
+// RevertToSnapshotTask throws away what was written since; a running machine is off afterwards.
+func (s *snapshot) RevertToSnapshotTask(ctx *simulator.Context, req *types.RevertToSnapshot_Task) soap.HasFault {
+	x := s.machine(ctx)
+	return &methods.RevertToSnapshot_TaskBody{Res: &types.RevertToSnapshot_TaskResponse{
+		Returnval: s.l.run(ctx, x, "RevertToSnapshot_Task", "revertToSnapshot",
+			func(ctx *simulator.Context, _ types.BaseMethodFault) (any, types.BaseMethodFault) {
+				return nil, s.l.revert(ctx, x, s.VirtualMachineSnapshot)
+			})}}
+}
+
+// RevertToCurrentSnapshotTask is RevertToSnapshotTask of the newest.
+func (v *vm) RevertToCurrentSnapshotTask(ctx *simulator.Context, req *types.RevertToCurrentSnapshot_Task) soap.HasFault {
+	body := &methods.RevertToCurrentSnapshot_TaskBody{}
+	if v.Snapshot == nil || v.Snapshot.CurrentSnapshot == nil {
+		body.Fault_ = refused(&types.NotFound{})
+		return body
+	}
+	s := ctx.Map.Get(*v.Snapshot.CurrentSnapshot).(*simulator.VirtualMachineSnapshot)
+	body.Res = &types.RevertToCurrentSnapshot_TaskResponse{
+		Returnval: v.l.run(ctx, v.VirtualMachine, "RevertToCurrentSnapshot_Task", "revertToCurrentSnapshot",
+			func(ctx *simulator.Context, _ types.BaseMethodFault) (any, types.BaseMethodFault) {
+				return nil, v.l.revert(ctx, v.VirtualMachine, s)
+			})}
+	return body
+}
+
+func (l *Lab) revert(ctx *simulator.Context, x *simulator.VirtualMachine, s *simulator.VirtualMachineSnapshot) types.BaseMethodFault {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.machines[x.Self]
+	snap, ok := m.snaps[s.Self]
+	if !ok {
+		return &types.ManagedObjectNotFound{Obj: s.Self}
+	}
+	if f := l.orders.noSpace(m.vmx); f != nil {
+		return f
+	}
+	for _, d := range m.disks {
+		if !independent(d.mode) && l.use(d.image, m) != unused {
+			return locked(d.image)
+		}
+	}
+	if m.on {
+		if _, fault := stock(ctx, x.PowerOffVMTask(ctx, &types.PowerOffVM_Task{This: x.Self})); fault != nil {
+			return fault
+		}
+		m.on = false
+	}
+	if _, fault := stock(ctx, s.RevertToSnapshotTask(ctx, &types.RevertToSnapshot_Task{This: s.Self})); fault != nil {
+		return fault
+	}
+	// What the machine was is what it is: its devices and options as well. Disks that were added since are only taken out.
+	ctx.Update(x, []types.PropertyChange{
+		{Name: "config.hardware.device", Val: copied(s.Config.Hardware.Device)},
+		{Name: "config.extraConfig", Val: slices.Clone(s.Config.ExtraConfig)},
+		{Name: "config.changeTrackingEnabled", Val: s.Config.ChangeTrackingEnabled},
+	})
+	old := m.disks
+	m.disks = map[int32]*disk{}
+	devices := object.VirtualDeviceList(x.Config.Hardware.Device)
+	for key, f := range snap {
+		layer, err := l.layer(l.next(f.image.path), f.image, f.image.uuid)
+		if err != nil {
+			return trouble(f.image.path, err)
+		}
+		dev := devices.FindByKey(key).(*types.VirtualDisk)
+		m.disks[key] = &disk{key: key, name: slot(devices, dev), image: layer, mode: mode(dev)}
+		if d := old[key]; d != nil && d.image.parent != nil && !m.refers(d.image) && len(m.above(d.image)) == 0 {
+			m.hidden[d.image] = true
+		}
+	}
+	for key, d := range old {
+		if _, ok := snap[key]; !ok && independent(d.mode) && devices.FindByKey(key) != nil {
+			m.disks[key] = d
+		}
+	}
+	l.track(m, s.Config.ChangeTrackingEnabled)
+	fault := l.consolidate(m)
+	l.publish(ctx, m)
+	return fault
+}
+
+// ConsolidateVMDisksTask tries again what a removal left.
+func (v *vm) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.ConsolidateVMDisks_Task) soap.HasFault {
+	return &methods.ConsolidateVMDisks_TaskBody{Res: &types.ConsolidateVMDisks_TaskResponse{
+		Returnval: v.l.run(ctx, v.VirtualMachine, "ConsolidateVMDisks_Task", "consolidateVMDisks",
+			func(ctx *simulator.Context, _ types.BaseMethodFault) (any, types.BaseMethodFault) {
+				v.l.mu.Lock()
+				defer v.l.mu.Unlock()
+				m := v.l.machines[v.Self]
+				fault := v.l.consolidate(m)
+				ctx.Update(v.VirtualMachine, []types.PropertyChange{
+					{Name: "runtime.consolidationNeeded", Val: types.NewBool(fault != nil)}})
+				v.l.publish(ctx, m)
+				return nil, fault
+			})}}
+}
