@@ -73,6 +73,7 @@ func (l *Lab) check(ctx *simulator.Context, m *machine, changes []types.BaseVirt
 			if f := l.checkEdit(m, d); f != nil {
 				return nil, f
 			}
+			spec.FileOperation = "" // govmomi says replace; ESX keeps the content, the simulator would not
 		case types.VirtualDeviceConfigSpecOperationRemove:
 			have := m.disks[d.Key]
 			if have == nil {

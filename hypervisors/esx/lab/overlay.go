@@ -118,11 +118,9 @@ func (l *Lab) run(ctx *simulator.Context, on mo.Reference, method, name string, 
 	t.Info.Cancelable = slow != nil
 	ctx.Map.Put(t)
 	own := *ctx
-	ctx.Map.AtomicUpdate(&own, t, []types.PropertyChange{
-		{Name: "info.key", Val: t.Self.Value},
-		{Name: "info.task", Val: t.Self},
-		{Name: "info.startTime", Val: time.Now()},
-		{Name: "info.state", Val: types.TaskInfoStateRunning},
+	l.tell(&own, t, func(info *types.TaskInfo) {
+		info.Key, info.Task, info.State = t.Self.Value, t.Self, types.TaskInfoStateRunning
+		info.StartTime = types.NewTime(time.Now())
 	})
 	canceled := l.orders.cancelable(t.Self, slow)
 	go func() {
@@ -148,18 +146,23 @@ func (l *Lab) run(ctx *simulator.Context, on mo.Reference, method, name string, 
 }
 
 func (l *Lab) finish(ctx *simulator.Context, t *simulator.Task, result any, fault types.BaseMethodFault) {
-	changes := []types.PropertyChange{
-		{Name: "info.completeTime", Val: time.Now()},
-		{Name: "info.result", Val: result},
-		{Name: "info.state", Val: types.TaskInfoStateSuccess},
-	}
-	if fault != nil {
-		l.log.Debug("task failed", "task", t.Info.Name, "fault", reflect.TypeOf(fault).String())
-		changes[1] = types.PropertyChange{Name: "info.error", Val: types.LocalizedMethodFault{
-			Fault: fault, LocalizedMessage: reflect.TypeOf(fault).Elem().Name()}}
-		changes[2].Val = types.TaskInfoStateError
-	}
-	ctx.Map.AtomicUpdate(ctx, t, changes)
+	l.tell(ctx, t, func(info *types.TaskInfo) {
+		info.CompleteTime, info.Result, info.State = types.NewTime(time.Now()), result, types.TaskInfoStateSuccess
+		if fault != nil {
+			l.log.Debug("task failed", "task", info.Name, "fault", reflect.TypeOf(fault).String())
+			info.State = types.TaskInfoStateError
+			info.Error = &types.LocalizedMethodFault{Fault: fault, LocalizedMessage: reflect.TypeOf(fault).Elem().Name()}
+		}
+	})
+}
+
+// tell of a task's state, all of it at once: of parts, the simulator reads the rest without a lock.
+func (l *Lab) tell(ctx *simulator.Context, t *simulator.Task, change func(*types.TaskInfo)) {
+	ctx.WithLock(t, func() {
+		info := t.Info
+		change(&info)
+		ctx.Update(t, []types.PropertyChange{{Name: "info", Val: info}})
+	})
 }
 
 // CancelTask ends a task that still waits; one whose work has begun goes on to its end.

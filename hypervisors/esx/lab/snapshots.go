@@ -146,13 +146,7 @@ func (l *Lab) removeSnapshots(
 ) types.BaseMethodFault {
 	m := l.machines[x.Self]
 	for _, ref := range refs {
-		s, ok := ctx.Map.Get(ref).(*simulator.VirtualMachineSnapshot)
-		if !ok {
-			continue
-		}
-		if _, fault := stock(ctx, s.RemoveSnapshotTask(ctx, &types.RemoveSnapshot_Task{This: ref})); fault != nil {
-			return fault
-		}
+		l.prune(ctx, x, ref)
 		for _, f := range m.snaps[ref] {
 			m.hidden[f.image] = true
 		}
@@ -163,9 +157,66 @@ func (l *Lab) removeSnapshots(
 		fault = l.consolidate(m)
 	}
 	needed := late != nil || fault != nil
-	ctx.Update(x, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: types.NewBool(needed)}})
+	ctx.Update(x, []types.PropertyChange{{Name: "runtime.consolidationNeeded", Val: needed}})
 	l.publish(ctx, m)
 	return fault
+}
+
+// prune a snapshot from the tree; its children take its place. The simulator panics when the current one has no parent.
+func (l *Lab) prune(ctx *simulator.Context, x *simulator.VirtualMachine, ref types.ManagedObjectReference) {
+	var parent *types.ManagedObjectReference
+	var without func([]types.VirtualMachineSnapshotTree, *types.ManagedObjectReference) []types.VirtualMachineSnapshotTree
+	without = func(in []types.VirtualMachineSnapshotTree, above *types.ManagedObjectReference) []types.VirtualMachineSnapshotTree {
+		var out []types.VirtualMachineSnapshotTree
+		for _, t := range in {
+			kids := without(t.ChildSnapshotList, &t.Snapshot)
+			if t.Snapshot == ref {
+				parent = above
+				out = append(out, kids...)
+				continue
+			}
+			t.ChildSnapshotList = kids
+			out = append(out, t)
+		}
+		return out
+	}
+	tree := *x.Snapshot
+	tree.RootSnapshotList = without(tree.RootSnapshotList, nil)
+	if tree.CurrentSnapshot != nil && *tree.CurrentSnapshot == ref {
+		tree.CurrentSnapshot = parent
+	}
+	l.unlist(x, ref)
+	if len(tree.RootSnapshotList) == 0 {
+		ctx.Update(x, []types.PropertyChange{{Name: "snapshot", Val: nil}, {Name: "rootSnapshot", Val: nil}})
+	} else {
+		var roots []types.ManagedObjectReference
+		for _, t := range tree.RootSnapshotList {
+			roots = append(roots, t.Snapshot)
+		}
+		ctx.Update(x, []types.PropertyChange{{Name: "snapshot", Val: tree}, {Name: "rootSnapshot", Val: roots}})
+	}
+	ctx.Map.Remove(ctx, ref)
+}
+
+// unlist deletes the .vmsn of a snapshot.
+func (l *Lab) unlist(x *simulator.VirtualMachine, ref types.ManagedObjectReference) {
+	for n, s := range x.LayoutEx.Snapshot {
+		if s.Key != ref {
+			continue
+		}
+		for _, f := range x.LayoutEx.File {
+			if f.Key == s.DataKey {
+				if err := removeIfThere(l.local(f.Name)); err != nil {
+					l.log.Warn("delete a file of a snapshot", "file", f.Name, "error", err)
+				}
+			}
+		}
+		x.LayoutEx.Snapshot = slices.Delete(x.LayoutEx.Snapshot, n, n+1)
+		break
+	}
+	x.Layout.Snapshot = slices.DeleteFunc(x.Layout.Snapshot, func(s types.VirtualMachineFileLayoutSnapshotLayout) bool {
+		return s.Key == ref
+	})
 }
 
 // consolidate merges and deletes what no snapshot needs any more. What another running machine uses stays, with a fault;
@@ -271,8 +322,8 @@ func (l *Lab) revert(ctx *simulator.Context, x *simulator.VirtualMachine, s *sim
 	ctx.Update(x, []types.PropertyChange{
 		{Name: "config.hardware.device", Val: copied(s.Config.Hardware.Device)},
 		{Name: "config.extraConfig", Val: slices.Clone(s.Config.ExtraConfig)},
-		{Name: "config.changeTrackingEnabled", Val: s.Config.ChangeTrackingEnabled},
 	})
+	x.Config.ChangeTrackingEnabled = s.Config.ChangeTrackingEnabled
 	old := m.disks
 	m.disks = map[int32]*disk{}
 	devices := object.VirtualDeviceList(x.Config.Hardware.Device)
@@ -308,7 +359,7 @@ func (v *vm) ConsolidateVMDisksTask(ctx *simulator.Context, _ *types.Consolidate
 				m := v.l.machines[v.Self]
 				fault := v.l.consolidate(m)
 				ctx.Update(v.VirtualMachine, []types.PropertyChange{
-					{Name: "runtime.consolidationNeeded", Val: types.NewBool(fault != nil)}})
+					{Name: "runtime.consolidationNeeded", Val: fault != nil}})
 				v.l.publish(ctx, m)
 				return nil, fault
 			})}}
