@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/vmware/govmomi/object"
@@ -83,6 +84,12 @@ func TestOrderedFaults(t *testing.T) {
 		task, err = make()
 		if f, ok := fails(t, task, err).(*types.NoPermission); !ok || f.PrivilegeId != "VirtualMachine.State.CreateSnapshot" {
 			t.Error("another fault")
+		}
+		can, err := object.NewAuthorizationManager(l.Client()).FetchUserPrivilegeOnEntities(
+			t.Context(), []types.ManagedObjectReference{vm.Reference()}, l.User)
+		must(t, err)
+		if len(can) != 1 || len(can[0].Privileges) < 10 || slices.Contains(can[0].Privileges, "VirtualMachine.State.CreateSnapshot") {
+			t.Error("what was denied is said to be granted")
 		}
 		l.Deny()
 		l.Full(true)

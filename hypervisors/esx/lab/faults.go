@@ -136,6 +136,13 @@ func (o *orders) meet(m *simulator.Method) types.BaseMethodFault {
 	return take(o.early, m.Name)
 }
 
+// without says which privileges were denied.
+func (o *orders) without() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.denied)
+}
+
 func take(orders map[string]*order, method string) types.BaseMethodFault {
 	if x := orders[method]; x != nil && x.times > 0 {
 		x.times--

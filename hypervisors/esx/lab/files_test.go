@@ -122,6 +122,17 @@ func TestFolder(t *testing.T) {
 		if code, _ := ask("GET", "", nil, "", ""); code != http.StatusUnauthorized {
 			t.Errorf("anybody is answered %d", code)
 		}
+		forged, err := http.NewRequestWithContext(t.Context(), "GET", u.String(), nil)
+		must(t, err)
+		forged.AddCookie(&http.Cookie{Name: soap.SessionCookieName, Value: "52b5f1c2-0000-0000-0000-000000000000"})
+		c := &http.Client{Transport: soap.NewClient(l.Client().URL(), true).DefaultTransport()}
+		defer c.CloseIdleConnections()
+		answer, err := c.Do(forged)
+		must(t, err)
+		must(t, answer.Body.Close())
+		if answer.StatusCode != http.StatusUnauthorized {
+			t.Errorf("a session that nobody has is answered %d", answer.StatusCode)
+		}
 		if code, _ := ask("GET", "", nil, l.User, "wrong"); code != http.StatusUnauthorized {
 			t.Errorf("a wrong password is answered %d", code)
 		}

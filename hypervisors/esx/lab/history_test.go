@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -237,6 +238,7 @@ func (s *story) check() {
 	if !bytes.Equal(got, s.now) {
 		s.t.Fatal("the disk is not what the guest wrote")
 	}
+	s.chains()
 	tree := map[types.ManagedObjectReference]types.ManagedObjectReference{}
 	var walk func([]types.VirtualMachineSnapshotTree, types.ManagedObjectReference)
 	walk = func(in []types.VirtualMachineSnapshotTree, parent types.ManagedObjectReference) {
@@ -250,6 +252,38 @@ func (s *story) check() {
 	}
 	if !maps.Equal(tree, s.parent) {
 		s.t.Fatalf("the tree is %v, not %v", tree, s.parent)
+	}
+}
+
+// chains of files must be whole, and the configurations must name files that are there.
+func (s *story) chains() {
+	s.t.Helper()
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	m, err := s.l.find(s.id)
+	must(s.t, err)
+	for _, d := range m.disks {
+		if !d.image.whole() {
+			s.t.Fatalf("%s cannot be opened", d.image.path)
+		}
+	}
+	named := func(devices object.VirtualDeviceList, i *image, of string) {
+		for b := flatBacking(unitOf(s.t, devices, 0)); b != nil; b, i = b.Parent, i.parent {
+			if _, err := os.Stat(s.l.local(b.FileName)); err != nil || i == nil || i.path != b.FileName || i.gone {
+				s.t.Fatalf("%s names %s: %v", of, b.FileName, err)
+			}
+			if (b.Parent == nil) != (i.parent == nil) || (i.parent == nil) != (i.content == flat(s.l.local(i.path))) {
+				s.t.Fatalf("%s names another chain below %s", of, b.FileName)
+			}
+		}
+	}
+	live, err := m.named("vda")
+	must(s.t, err)
+	named(props(s.t, s.vm).Config.Hardware.Device, live.image, "the machine")
+	for ref, frozen := range m.snaps {
+		var x mo.VirtualMachineSnapshot
+		must(s.t, property.DefaultCollector(s.l.Client()).RetrieveOne(s.t.Context(), ref, []string{"config.hardware.device"}, &x))
+		named(x.Config.Hardware.Device, frozen[live.key].image, ref.Value)
 	}
 }
 
@@ -353,4 +387,21 @@ func consolidation(t *testing.T, l *Lab, vm *object.VirtualMachine) (*object.Tas
 		return nil, err
 	}
 	return object.NewTask(l.Client(), r.Returnval), nil
+}
+
+// TestRename: a snapshot deep in the tree gets another name and description; what is not given stays.
+func TestRename(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, l *Lab) {
+		_, vm := server(t, l, "named")
+		snap(t, vm, "one")
+		ref := snap(t, vm, "two")
+		_, err := methods.RenameSnapshot(t.Context(), l.Client(), &types.RenameSnapshot{This: ref, Description: "suspect"})
+		must(t, err)
+		_, err = methods.RenameSnapshot(t.Context(), l.Client(), &types.RenameSnapshot{This: ref, Name: "second"})
+		must(t, err)
+		root := props(t, vm).Snapshot.RootSnapshotList[0]
+		if kid := root.ChildSnapshotList[0]; root.Name != "one" || kid.Name != "second" || kid.Description != "suspect" {
+			t.Errorf("named %q, %q, %q", root.Name, kid.Name, kid.Description)
+		}
+	})
 }

@@ -37,6 +37,10 @@ type (
 		*simulator.HostNetworkSystem
 		l *Lab
 	}
+	authorization struct {
+		*simulator.AuthorizationManager
+		l *Lab
+	}
 	task struct {
 		*simulator.Task
 		l *Lab
@@ -78,6 +82,8 @@ func (l *Lab) wrap(ctx *simulator.Context, ref types.ManagedObjectReference) {
 		w = &fileManager{x, l}
 	case *simulator.HostNetworkSystem:
 		w = &networkSystem{x, l}
+	case *simulator.AuthorizationManager:
+		w = &authorization{x, l}
 	case *simulator.Task:
 		w = &task{x, l}
 	default:
@@ -89,6 +95,13 @@ func (l *Lab) wrap(ctx *simulator.Context, ref types.ManagedObjectReference) {
 	// Put touches the object's own fields, so what reads them must be kept out.
 	ctx.WithLock(obj, func() { session.Put(w) })
 }
+
+// Lock does nothing: calls to a snapshot work on its machine, whose lock comes first; held for the call, the snapshot's own
+// would come before it.
+func (*snapshot) Lock() {}
+
+// Unlock does nothing either.
+func (*snapshot) Unlock() {}
 
 // forget takes objects that are gone out of the sessions.
 type forget struct{ l *Lab }

@@ -7,6 +7,7 @@ import (
 	"image/png"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/simulator"
@@ -75,4 +76,38 @@ func (l *Lab) connected(ctx *simulator.Context, name string) bool {
 		}
 	}
 	return false
+}
+
+// FetchUserPrivilegeOnEntities leaves out what was denied.
+func (a *authorization) FetchUserPrivilegeOnEntities(_ *simulator.Context, req *types.FetchUserPrivilegeOnEntities) soap.HasFault {
+	res := a.AuthorizationManager.FetchUserPrivilegeOnEntities(req)
+	body, ok := res.(*methods.FetchUserPrivilegeOnEntitiesBody)
+	if !ok || body.Res == nil {
+		return res
+	}
+	denied := a.l.orders.without()
+	for n, e := range body.Res.Returnval {
+		body.Res.Returnval[n].Privileges = slices.DeleteFunc(slices.Clone(e.Privileges), func(p string) bool {
+			return slices.Contains(denied, p)
+		})
+	}
+	return body
+}
+
+// HasPrivilegeOnEntities says no to what was denied.
+func (a *authorization) HasPrivilegeOnEntities(_ *simulator.Context, req *types.HasPrivilegeOnEntities) soap.HasFault {
+	res := a.AuthorizationManager.HasPrivilegeOnEntities(req)
+	body, ok := res.(*methods.HasPrivilegeOnEntitiesBody)
+	if !ok || body.Res == nil {
+		return res
+	}
+	denied := a.l.orders.without()
+	for _, e := range body.Res.Returnval {
+		for n, p := range e.PrivAvailability {
+			if slices.Contains(denied, p.PrivId) {
+				e.PrivAvailability[n].IsGranted = false
+			}
+		}
+	}
+	return body
 }
