@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/vmware/govmomi/find"
@@ -124,6 +125,31 @@ func TestMachine(t *testing.T) {
 		f.SetDatacenter(dc)
 		if _, err := f.VirtualMachine(t.Context(), "web"); err == nil {
 			t.Error("a machine that was removed is there")
+		}
+	})
+}
+
+// TestTools: a guest with tools is quiesced, and stops when it is asked; one without is neither, and the snapshot says so.
+func TestTools(t *testing.T) {
+	each(t, Options{}, func(t *testing.T, l *Lab) {
+		for _, tools := range []bool{true, false} {
+			id, err := l.AddVM(hypervisors.Hardware{Name: fmt.Sprintf("tools-%v", tools), GuestAgent: tools})
+			must(t, err)
+			vm, err := l.VM(id)
+			must(t, err)
+			must(t, l.PowerOn(id))
+			task, err := vm.CreateSnapshot(t.Context(), "s", "", false, true)
+			finish(t, task, err)
+			if props(t, vm).Snapshot.RootSnapshotList[0].Quiesced != tools {
+				t.Errorf("tools %v: the snapshot says otherwise", tools)
+			}
+			if err := vm.ShutdownGuest(t.Context()); (err == nil) != tools {
+				t.Errorf("tools %v: asked to stop, it said %v", tools, err)
+			}
+			if tools {
+				must(t, vm.WaitForPowerState(t.Context(), types.VirtualMachinePowerStatePoweredOff))
+				must(t, l.Remove(id))
+			}
 		}
 	})
 }
