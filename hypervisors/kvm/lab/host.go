@@ -229,10 +229,33 @@ func (h *Host) Restart(ctx context.Context) error {
 	return h.startLibvirtd(ctx)
 }
 
+// startLibvirtd gives a libvirtd that never answers another try: seen once, when libvirt missed what a QEMU told of its
+// abilities and waited for it for an hour.
 func (h *Host) startLibvirtd(ctx context.Context) error {
+	const tries = 3
+	for try := 1; ; try++ {
+		err := h.tryLibvirtd(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if try == tries {
+			return fmt.Errorf("libvirtd of %s does not answer: %w\n%s", h.Name, err, h.LastWords())
+		}
+		if err := h.endLibvirtd(ctx, unix.SIGKILL); err != nil {
+			return err
+		}
+	}
+}
+
+// startBudget is many times what a start takes.
+const startBudget = 3 * time.Minute
+
+func (h *Host) tryLibvirtd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startBudget)
+	defer cancel()
 	// With --daemon the command returns when libvirtd is ready to listen.
 	if _, err := h.Exec(ctx, "libvirtd", "--daemon", "--pid-file", "/run/libvirt/libvirtd.pid"); err != nil {
-		return fmt.Errorf("%w\n%s", err, h.LastWords())
+		return err
 	}
 	return poll(ctx, func() (bool, error) {
 		_, err := h.Virsh(ctx, "version")
