@@ -20,7 +20,7 @@ import (
 
 // killsPerOrder is how many of the hundreds of moments of an order are tried unless KILL=all asks for each; one within
 // every step and undo are tried always.
-const killsPerOrder = 10
+const killsPerOrder = 5
 
 // TestKillAtEveryStep kills the appliance before and after everything that a job persists and everything that it asks
 // a host for, starts it again, and expects that the job ends as if nothing had happened. Every group has two machines,

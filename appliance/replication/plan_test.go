@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,38 +206,44 @@ func TestPreviewAndOrderAgree(t *testing.T) {
 		{Order: "failover", Force: true}, {Order: "failover", Point: "nowhere"}, {Order: "failover", Planned: true, Point: "nowhere"}, {Order: "commit"},
 		{Order: "rollback"}, {Order: "reprotect"}, {Order: "failback"}, {Order: "fence"}, {Order: "drop-point", Point: "nowhere"}, {Order: "drop-point", Point: "first"},
 		{Order: "remove"}, {Order: "remove", DeleteReplicas: true}}
+	var mu sync.Mutex
 	allowed := map[string]bool{}
-	for name, lead := range situations {
-		for _, o := range orders {
-			t.Run(fmt.Sprintf("%s/%+v", name, o), func(t *testing.T) {
-				w := newWorld(t)
-				w.machine("web")
-				release := lead(w)
-				if points := w.points("shop"); o.Point == "first" && len(points) > 0 {
-					o.Point = points[0].ID
-				}
-				before := w.everything()
-				p := w.plan(o)
-				require.Equal(t, before, w.everything(), "a preview changes nothing")
+	t.Run("all", func(t *testing.T) {
+		for name, lead := range situations {
+			for _, o := range orders {
+				t.Run(fmt.Sprintf("%s/%+v", name, o), func(t *testing.T) {
+					t.Parallel()
+					w := newWorld(t)
+					w.machine("web")
+					release := lead(w)
+					if points := w.points("shop"); o.Point == "first" && len(points) > 0 {
+						o.Point = points[0].ID
+					}
+					before := w.everything()
+					p := w.plan(o)
+					require.Equal(t, before, w.everything(), "a preview changes nothing")
 
-				if p.Allowed && (name == "cycle at work" || name == "mirroring") {
-					release() // what is to give way must be able to
-				} else {
-					defer release()
-				}
-				_, err := w.give(o)
-				if err == nil {
-					require.True(t, p.Allowed, "ordered, but the preview said: %s", p.Refusal)
-					allowed[o.Order] = true
-					return
-				}
-				var e *api.Error
-				require.ErrorAs(t, err, &e)
-				require.False(t, p.Allowed, "allowed, but the order was answered: %v", err)
-				require.Equal(t, [3]string{string(e.Code), e.Message, e.Hint}, [3]string{string(p.Code), p.Refusal, p.Hint})
-			})
+					if p.Allowed && (name == "cycle at work" || name == "mirroring") {
+						release() // what is to give way must be able to
+					} else {
+						defer release()
+					}
+					_, err := w.give(o)
+					if err == nil {
+						require.True(t, p.Allowed, "ordered, but the preview said: %s", p.Refusal)
+						mu.Lock()
+						defer mu.Unlock()
+						allowed[o.Order] = true
+						return
+					}
+					var e *api.Error
+					require.ErrorAs(t, err, &e)
+					require.False(t, p.Allowed, "allowed, but the order was answered: %v", err)
+					require.Equal(t, [3]string{string(e.Code), e.Message, e.Hint}, [3]string{string(p.Code), p.Refusal, p.Hint})
+				})
+			}
 		}
-	}
+	})
 	for _, o := range orders {
 		require.True(t, allowed[o.Order], "%s was never allowed", o.Order)
 	}
