@@ -54,7 +54,8 @@ func browse(t *testing.T, spec, url string, told any) (shots string) {
 	require.NoError(t, os.MkdirAll(shots, 0o755))
 	given, err := json.Marshal(told)
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), program, "test", spec)
+	// No lab starts or ends meanwhile: Chromium breaks off what it asks for when a network of the machine comes or goes.
+	cmd := exec.CommandContext(t.Context(), program, "test", spec, "--output", filepath.Join(shots, "failed", spec))
 	cmd.Dir = console
 	cmd.Env = append(os.Environ(), "UNDERSTUDY_URL="+url, "UNDERSTUDY_SHOTS="+shots, "UNDERSTUDY_WALK="+string(given))
 	said, err := cmd.CombinedOutput()
