@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb help deps receivers browser ui ui-test build demo test computed check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: deb help deps receivers browser ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,12 +55,7 @@ demo: build ## protect, test, fail over and back between two real hosts; HEADLES
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-# What waits for guests and browsers leaves room for what computes. The output of each part comes when that part has ended.
-test: deps receivers browser ui ui-test ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=recurse real computed
-
-computed: # one after the other: real takes the other job from the beginning
-	@$(MAKE) --no-print-directory --jobs=1 race simulate smoke
+test: deps ui ui-test race simulate real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
 
 race: deps ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
@@ -69,7 +64,7 @@ race: deps ## tests of the packages that need no libvirt, with the race detector
 simulate: deps ## ten thousand cycles with random faults on fake hosts, in simulated time; SEED=n repeats a run exactly
 	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'
 
-# One package at a time: each has a lab of its own, whose guests are emulated, and whose networks would disturb a browser.
+# One package at a time: each has a lab of its own, and its guests are emulated.
 real: deps receivers ui browser ## tests against real libvirt hosts and guests, receivers of notifications, and the console in a browser
 	@real=$$($(list_real)); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
