@@ -3,12 +3,14 @@ package server
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -23,8 +25,8 @@ type Record interface {
 	// EndAudit writes down how it ended; without a key, it never began.
 	EndAudit(key string, e api.AuditEntry) error
 	// BeginOrder gives the answer to an order that was carried out before, or nil: it is to be carried out now, and either
-	// EndOrder or LoseOrder follows.
-	BeginOrder(p api.Principal, key, request string) (*api.Answer, error)
+	// EndOrder or LoseOrder follows. It waits for one that is at work.
+	BeginOrder(ctx context.Context, p api.Principal, key, request string) (*api.Answer, error)
 	EndOrder(p api.Principal, key string, answer *api.Answer) error
 	LoseOrder(p api.Principal, key string)
 }
@@ -34,6 +36,8 @@ const (
 	maxKey    = 128
 	// maxHeld bounds what is kept of an answer until the log is written, in bytes: far more than any order's.
 	maxHeld = 4 << 20
+	// maxOrder bounds how long an order is taken, jobs apart; the longest connects a host.
+	maxOrder = 5 * time.Minute
 )
 
 // changes tells whether a route changes anything. What a viewer may do only looks, whatever its method.
@@ -83,6 +87,12 @@ func (s *Server) record(c *gin.Context) {
 		}
 	}
 	c.Writer = held
+	if route.repeatable() {
+		// An order is carried out or refused, also when whoever sent it is cut off meanwhile: it comes again for the answer.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), maxOrder)
+		defer cancel()
+		c.Request = c.Request.WithContext(ctx)
+	}
 	defer func() {
 		c.Writer = held.ResponseWriter
 		if !ended { // a panic, which is answered elsewhere

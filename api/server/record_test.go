@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -133,6 +134,48 @@ func TestPanicsAreWrittenDown(t *testing.T) {
 	all := auditOf(t, p)
 	require.Len(t, all, 1)
 	require.Equal(t, "failed", all[0].Outcome)
+}
+
+// patient is an appliance that takes its time over an order.
+type patient struct {
+	*recorder
+	began, goOn chan struct{}
+}
+
+func (p *patient) SyncNow(ctx context.Context, group string) (api.Job, error) {
+	p.began <- struct{}{}
+	<-p.goOn
+	select {
+	case <-ctx.Done():
+		return api.Job{}, ctx.Err()
+	case <-time.After(20 * time.Millisecond): // a connection that broke off is noticed meanwhile
+		return p.recorder.SyncNow(ctx, group)
+	}
+}
+
+func TestAnOrderIsCarriedOutWhenItsSenderIsCutOff(t *testing.T) {
+	svc := &patient{recorder: &recorder{}, began: make(chan struct{}), goOn: make(chan struct{})}
+	p := newPeople(t)
+	url, _ := startParts(t, Parts{Service: svc, Access: p})
+	url += "/api/v1/groups/web/sync"
+	ctx, cutOff := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, nil)
+	require.NoError(t, err)
+	req.Header = http.Header{"Authorization": {"Bearer " + token}, keyHeader: {"k"}}
+	failed := make(chan error)
+	go func() {
+		_, err := http.DefaultClient.Do(req)
+		failed <- err
+	}()
+	<-svc.began
+	cutOff()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	close(svc.goOn)
+	resp, _ := send(t, http.MethodPost, url, "", keyHeader, "k")
+	require.Equal(t, http.StatusAccepted, resp.StatusCode)
+	require.Equal(t, "true", resp.Header.Get("Idempotency-Replayed"))
+	require.Len(t, svc.changes(), 1)
+	require.Len(t, auditOf(t, p), 1)
 }
 
 func TestTheSameOrderIsCarriedOutOnce(t *testing.T) {

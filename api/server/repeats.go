@@ -30,7 +30,7 @@ func (s *Server) comesAgain(c *gin.Context, route guarded, p api.Principal, body
 		return true
 	}
 	request := strings.Join([]string{c.Request.Method, c.Request.URL.Path, c.Request.URL.RawQuery, string(body)}, "\n")
-	kept, err := s.access.BeginOrder(p, key, request)
+	kept, err := s.access.BeginOrder(c.Request.Context(), p, key, request)
 	switch {
 	case err != nil:
 		s.refuse(c, err)

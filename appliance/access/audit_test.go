@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -184,14 +185,16 @@ func TestOrdersThatComeAgain(t *testing.T) {
 	w := newWorld(t)
 	ada, bob := api.Principal{User: "1"}, api.Principal{User: "2"}
 	begin := func(p api.Principal, key, request string) (*api.Answer, api.Code) {
-		answer, err := w.BeginOrder(p, key, request)
+		answer, err := w.BeginOrder(t.Context(), p, key, request)
 		return answer, code(err)
 	}
 	answer, c := begin(ada, "k", "failover")
 	require.Nil(t, answer)
 	require.Empty(t, c)
-	_, c = begin(ada, "k", "failover")
-	require.Equal(t, api.CodeConflict, c, "at work")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	_, err := w.BeginOrder(gone, ada, "k", "failover")
+	require.Equal(t, api.CodeConflict, code(err), "at work")
 	kept := &api.Answer{Status: 202, Header: map[string]string{"Location": "/x"}, Body: []byte(`{"id":"j1"}`)}
 	require.NoError(t, w.EndOrder(ada, "k", kept))
 	w.restart()
@@ -214,4 +217,43 @@ func TestOrdersThatComeAgain(t *testing.T) {
 	answer, c = begin(ada, "k", "rollback")
 	require.Nil(t, answer)
 	require.Empty(t, c, "a day later a key is free again")
+}
+
+func TestOrderComesAgainWhileAtWork(t *testing.T) {
+	w := newWorld(t)
+	ada := api.Principal{User: "1"}
+	kept := &api.Answer{Status: 202, Header: map[string]string{}, Body: []byte(`{"id":"j1"}`)}
+	ends := map[string]func() error{
+		"carried out": func() error { return w.EndOrder(ada, "carried out", kept) },
+		"refused":     func() error { return w.EndOrder(ada, "refused", nil) },
+		"lost":        func() error { w.LoseOrder(ada, "lost"); return nil },
+	}
+	for key, end := range ends {
+		_, err := w.BeginOrder(t.Context(), ada, key, "failover")
+		require.NoError(t, err)
+		type outcome struct {
+			answer *api.Answer
+			err    error
+		}
+		again := make(chan outcome)
+		go func() {
+			answer, err := w.BeginOrder(t.Context(), ada, key, "failover")
+			again <- outcome{answer, err}
+		}()
+		select {
+		case got := <-again:
+			t.Fatalf("%s: did not wait: %v", key, got)
+		case <-time.After(10 * time.Millisecond): // long enough to see one that never waits
+		}
+		require.NoError(t, end())
+		got := <-again
+		switch key {
+		case "carried out":
+			require.Equal(t, outcome{answer: kept}, got)
+		case "refused":
+			require.Equal(t, outcome{}, got, "it is carried out now")
+		default:
+			require.Equal(t, api.CodeConflict, code(got.err))
+		}
+	}
 }

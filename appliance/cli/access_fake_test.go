@@ -106,8 +106,10 @@ func (f *appliance) Me(p api.Principal) (api.Me, error) {
 	return api.Me{User: api.User{ID: p.Name, Name: p.Name, Role: p.Role, Source: "built-in"}}, f.err
 }
 
-func (f *appliance) BeginOrder(api.Principal, string, string) (*api.Answer, error) { return nil, nil }
-func (f *appliance) EndOrder(api.Principal, string, *api.Answer) error             { return nil }
+func (f *appliance) BeginOrder(context.Context, api.Principal, string, string) (*api.Answer, error) {
+	return nil, nil
+}
+func (f *appliance) EndOrder(api.Principal, string, *api.Answer) error { return nil }
 
 // errNoConsole: the command line has a token.
 var errNoConsole = errors.New("nobody uses the console here")

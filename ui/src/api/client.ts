@@ -51,14 +51,29 @@ const signsIn = (r: Request) => r.method === 'POST' && /\/(session|setup)$/.test
 /** How far the clock of the appliance is ahead of the browser's, in milliseconds. Ages are told by the former. */
 export const clock = { ahead: 0 }
 
+const pause = (ms: number) => new Promise(done => setTimeout(done, ms))
+
+/** The network may cut off a request on its way, as when the person changes networks. Queries are asked again by those who
+ * want them; an order comes again here with its key, so that it is carried out once. */
+async function reach(request: Request): Promise<Response> {
+  for (let failures = 0; ; failures++) {
+    try {
+      return await fetch(request.clone())
+    } catch (error) {
+      if (request.method !== 'POST' || request.signal.aborted || failures === 3) throw error
+      await pause(250 << failures)
+    }
+  }
+}
+
 export async function send(request: Request): Promise<Response> {
   // A request that is sent again keeps its key.
   const first = prepared(request)
-  let response = await fetch(first.clone())
+  let response = await reach(first)
   if (response.status === 401 && session.renew && !signsIn(request)) {
     await session.renew()
     if (session.csrf && unsafe(first)) first.headers.set('X-CSRF-Token', session.csrf)
-    response = await fetch(first)
+    response = await reach(first)
   }
   const date = Date.parse(response.headers.get('Date') ?? '')
   if (Math.abs(date - Date.now() - clock.ahead) > 2000) clock.ahead = date - Date.now()
