@@ -164,6 +164,40 @@ func TestEventsLeaveTogether(t *testing.T) {
 	require.Equal(t, 1, answer.n, "the first, so that the reader knows that it listens; the last is the end of the answer")
 }
 
+func TestOfUpdatesTheLastIsDelivered(t *testing.T) {
+	events := make(chan api.Event, 100)
+	for _, e := range []api.Event{
+		{ID: 1, Kind: "job", Action: "created", Subject: "j1"},
+		{ID: 2, Kind: "job", Action: "updated", Subject: "j1"},
+		{ID: 3, Kind: "point", Action: "updated", Subject: "p1", Group: "a"},
+		{ID: 4, Kind: "point", Action: "updated", Subject: "p1", Group: "b"},
+		{ID: 4, Kind: "job", Action: "progress", Subject: "j1"},
+		{ID: 5, Kind: "alert", Action: "deleted", Subject: "x"},
+		{ID: 6, Kind: "job", Action: "updated", Subject: "j2"},
+		{ID: 7, Kind: "job", Action: "updated", Subject: "j1", Message: "ended"},
+	} {
+		events <- e
+	}
+	listenTo := func(query string, n int) (ids []string) {
+		url, _ := start(t, &recorder{events: func(context.Context, uint64) (<-chan api.Event, error) { return events, nil }})
+		for line := range listen(t, url+"/api/v1/events"+query) {
+			if id, ok := strings.CutPrefix(line, "id: "); ok {
+				ids = append(ids, id)
+			}
+			if len(ids) == n {
+				break
+			}
+		}
+		return ids
+	}
+	require.Equal(t, []string{"1", "3", "4", "5", "6", "7"}, listenTo("?intervalMs=20", 6))
+	events = make(chan api.Event, 3)
+	for range cap(events) {
+		events <- api.Event{ID: 8, Kind: "job", Action: "updated", Subject: "j1"}
+	}
+	require.Equal(t, []string{"8", "8", "8"}, listenTo("", 3), "each, if nothing else is asked for")
+}
+
 func TestAnEventDoesNotWaitForOthersForever(t *testing.T) {
 	events := make(chan api.Event, 1)
 	events <- api.Event{ID: 1, Kind: "job", Action: "updated"}

@@ -37,7 +37,7 @@ func (a *appliance) watch(ctx context.Context, group string, window, each time.D
 	if err != nil {
 		return nil, err
 	}
-	go func() { _, _ = a.get(ctx, web, "events") }() // a console that is open; ends with ctx
+	go func() { _, _ = a.get(ctx, web, "events?intervalMs=500") }() // a console that is open; ends with ctx
 	lists := []string{"groups", "jobs", "jobs?limit=1000", "jobs?state=active", "groups/" + group + "/points", "hosts", "overview", "machines",
 		"machines?limit=1000&sort=-age", "machines?q=99", "groups?sort=-health", "alerts", "history", "groups/" + group + "/history",
 		"jobs?group=" + group, "reports", "audit", "audit?q=g49"}

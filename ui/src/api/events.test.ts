@@ -126,7 +126,7 @@ test('a stream that dropped goes on after the last event', async () => {
   w.drop()
   expect(w.states.at(-1)).toBe('lost')
   await vi.advanceTimersByTimeAsync(500)
-  expect(w.urls).toEqual(['/api/v1/events', '/api/v1/events?after=7'])
+  expect(w.urls).toEqual(['/api/v1/events?intervalMs=500', '/api/v1/events?intervalMs=500&after=7'])
   w.open()
   expect(w.states.at(-1)).toBe('live')
   w.say({ ...event('job', 'progress'), id: 7 })

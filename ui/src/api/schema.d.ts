@@ -3173,6 +3173,8 @@ export interface operations {
             query?: {
                 /** @description Id of the last event that was seen; 0 means from now on */
                 after?: number;
+                /** @description How often to deliver at most, in milliseconds. Of updates of one thing in between only the last is delivered. 0: everything at once */
+                intervalMs?: number;
             };
             header?: {
                 /** @description As after, and stronger; browsers send it when they connect again */
