@@ -12,15 +12,15 @@ BENCHTIME ?= 3x
 SOAK ?= 30m
 SEED ?=
 
-# Packages that need libvirt, the lab or real receivers of notifications, themselves or for their tests; asked for when a recipe runs, for before deps
-# the list cannot be made.
-list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)|appliance\/notify\/receivers( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
+# Packages that need libvirt or the lab, themselves or for their tests; asked for when a recipe runs, for before deps the
+# list cannot be made.
+list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/libvirt\.org\/go\/libvirt( |$$)|hypervisors\/kvm\/lab( |$$)/ {sub(/(_test|\.test)$$/, "", $$1); print $$1}' | sort -u
 
 # Of the console: what Vite reads, and where npm leaves a mark.
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb help deps receivers browser ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: deb computed help deps receivers browser ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,9 +55,14 @@ demo: build ## protect, test, fail over and back between two real hosts; HEADLES
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-test: deps ui ui-test race simulate real smoke ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
+# The lab mostly waits for its guests. What computes runs beside it, and takes what it leaves.
+test: deps receivers browser ui ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
+	@$(MAKE) --no-print-directory --jobs=2 real computed
 
-race: deps ## tests of the packages that need no libvirt, with the race detector
+computed:
+	@nice -n 10 $(MAKE) --no-print-directory --jobs=1 ui-test race simulate smoke
+
+race: deps receivers ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
 	set -x; go test -race -count=1 -timeout 30m $$pure
 
@@ -65,7 +70,7 @@ simulate: deps ## ten thousand cycles with random faults on fake hosts, in simul
 	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'
 
 # One package at a time: each has a lab of its own, and its guests are emulated.
-real: deps receivers ui browser ## tests against real libvirt hosts and guests, receivers of notifications, and the console in a browser
+real: deps ui browser ## tests against real libvirt hosts and guests, and the console in a browser
 	@real=$$($(list_real)); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
 browser: ## install the browser that tests of the console use

@@ -18,9 +18,15 @@ var storageFaults = []fault{
 	{
 		name: "ScratchFull",
 		// Somebody else takes the room; QEMU would stop the guest when none is left.
-		strike: func(s *stage) { s.fill(s.lab.Source, scratchDir, 8<<20) },
-		told:   "replication gave way to production: scratch space in " + scratchDir + " runs out: [0-9]+ MiB are free",
-		hint:   "Free space where the scratch files are, or name a roomier folder with scratch=FOLDER in the host's address.",
+		strike: func(s *stage) {
+			s.bandwidth(1) // it is looked for now and then: the cycle must not be over before
+			gaveWay := func() int { return strings.Count(s.d.log.String(), "checkpoint gave way") }
+			before := gaveWay()
+			s.fill(s.lab.Source, scratchDir, 8<<20)
+			s.until("it is seen", func() bool { return gaveWay() > before })
+		},
+		told: "replication gave way to production: scratch space in " + scratchDir + " runs out: [0-9]+ MiB are free",
+		hint: "Free space where the scratch files are, or name a roomier folder with scratch=FOLDER in the host's address.",
 		mend: func(s *stage) {
 			s.isToldNext("no space left: "+scratchDir+" has [0-9]+ MiB free for scratch files, 64 are needed", "Free some space there")
 			s.empty(s.lab.Source, scratchDir)

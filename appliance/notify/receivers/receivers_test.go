@@ -129,6 +129,7 @@ func (p *place) refused(c api.Channel) api.Delivery {
 }
 
 func TestMIBIsValid(t *testing.T) {
+	t.Parallel()
 	text, err := newPlace(t).MIB(t.Context())
 	require.NoError(t, err)
 	dir := receivers.MIBs(t, "UNDERSTUDY-MIB", text)
@@ -140,6 +141,7 @@ func TestMIBIsValid(t *testing.T) {
 }
 
 func TestSNMPVersion2(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	mib, err := p.MIB(t.Context())
 	require.NoError(t, err)
@@ -156,6 +158,7 @@ func TestSNMPVersion2(t *testing.T) {
 }
 
 func TestSNMPVersion3(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	mib, err := p.MIB(t.Context())
 	require.NoError(t, err)
@@ -252,6 +255,7 @@ func (p *place) meets(manager *receivers.Trapd, c api.Channel) {
 }
 
 func TestSyslog(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	id := receivers.NewIdentity(t)
 	server := receivers.StartRsyslogd(t, id)
@@ -297,6 +301,7 @@ func TestSyslog(t *testing.T) {
 }
 
 func TestMail(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	id := receivers.NewIdentity(t)
 	for _, mode := range []string{"starttls", "tls", "plain"} {
@@ -398,6 +403,7 @@ func (p *place) deliveries(channel, state string) []api.Delivery {
 }
 
 func TestWebhook(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	id := receivers.NewIdentity(t)
 	secret := "whsec_" + base64.StdEncoding.EncodeToString([]byte(secretText+secretText))
