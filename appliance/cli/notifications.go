@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"understudy/api"
 	"understudy/api/client"
@@ -20,7 +22,7 @@ func (a *app) notifications() *cobra.Command {
 		family("channels", "Who is told: mail, SNMP, syslog, webhooks", a.channelList(), a.channelShow(), a.channelSave("create", false), a.channelSave("update CHANNEL", true),
 			a.channelSwitch("enable CHANNEL", "Send to a channel", true), a.channelSwitch("disable CHANNEL", "Stop sending to a channel", false),
 			a.channelTest(), a.channelDelete()),
-		family("rules", "What is told to whom", a.ruleList(), a.ruleCreate(), a.ruleDelete()),
+		family("rules", "What is told to whom", a.ruleList(), a.ruleCreate(), a.ruleUpdate(), a.ruleDelete()),
 		a.deliveryList(),
 		a.command("mib", "Print the SNMP MIB module of the notifications", 0, func(ctx context.Context, c *client.Client, _ []string) error {
 			text, err := c.MIB(ctx)
@@ -269,15 +271,14 @@ func allOr(list []string) string {
 }
 
 func (a *app) ruleCreate() *cobra.Command {
-	spec := api.RuleSpec{}
-	var severity string
-	var disabled bool
+	var spec ruleFlags
 	cmd := a.command("create NAME", "Say what is told to whom", 1, func(ctx context.Context, c *client.Client, args []string) error {
-		spec.Name, spec.Enabled, spec.MinSeverity = args[0], !disabled, api.Severity(severity)
-		if err := spec.Validate(); err != nil {
+		rule := api.RuleSpec{Name: args[0], Enabled: true}
+		spec.apply(&rule)
+		if err := rule.Validate(); err != nil {
 			return err
 		}
-		r, err := c.CreateRule(ctx, spec)
+		r, err := c.CreateRule(ctx, rule)
 		if err != nil {
 			return err
 		}
@@ -285,13 +286,68 @@ func (a *app) ruleCreate() *cobra.Command {
 	})
 	cmd.Example = `  understudy notifications rules create worst --min-severity critical --channel night --channel nms
   understudy notifications rules create shop --group shop --kind rpo-missed --kind failover --channel night`
-	flags := cmd.Flags()
-	flags.StringArrayVar(&spec.Channels, "channel", nil, "channel to tell; repeat it")
-	flags.StringArrayVar(&spec.Kinds, "kind", nil, "kind of alert or job, job-failed or job-ended; repeat it (default: all)")
-	flags.StringArrayVar(&spec.Groups, "group", nil, "group that it must be about; repeat it (default: all, and hosts)")
-	flags.StringVar(&severity, "min-severity", "", "info, warning or critical (default: info, which is everything)")
-	flags.BoolVar(&disabled, "disabled", false, "keep the rule and do not follow it")
+	spec.add(cmd.Flags())
 	return cmd
+}
+
+func (a *app) ruleUpdate() *cobra.Command {
+	var spec ruleFlags
+	cmd := a.command("update RULE", "Change what is told to whom; what is not named stays", 1, func(ctx context.Context, c *client.Client, args []string) error {
+		rules, err := c.ListRules(ctx)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(rules, func(r api.Rule) bool { return r.ID == args[0] || r.Name == args[0] })
+		if at < 0 {
+			return api.Errorf(api.CodeNotFound, "Run understudy notifications rules list.", "there is no rule %q", args[0])
+		}
+		r := rules[at]
+		spec.apply(&r.RuleSpec)
+		if err := r.Validate(); err != nil {
+			return err
+		}
+		if r, err = c.UpdateRule(ctx, r.ID, r.Revision, r.RuleSpec); err != nil {
+			return err
+		}
+		return a.showRules(ctx, c, r, []api.Rule{r})
+	})
+	cmd.Example = `  understudy notifications rules update worst --min-severity warning
+  understudy notifications rules update shop --group '' --disabled`
+	spec.add(cmd.Flags())
+	return cmd
+}
+
+// ruleFlags are the fields of a rule that a person names.
+type ruleFlags struct {
+	flags    *pflag.FlagSet
+	given    api.RuleSpec
+	severity string
+	disabled bool
+}
+
+func (r *ruleFlags) add(flags *pflag.FlagSet) {
+	r.flags = flags
+	flags.StringArrayVar(&r.given.Channels, "channel", nil, "channel to tell; repeat it")
+	flags.StringArrayVar(&r.given.Kinds, "kind", nil, "kind of alert or job, job-failed or job-ended; repeat it (default: all)")
+	flags.StringArrayVar(&r.given.Groups, "group", nil, "group that it must be about; repeat it (default: all, and hosts)")
+	flags.StringVar(&r.severity, "min-severity", "", "info, warning or critical (default: info, which is everything)")
+	flags.BoolVar(&r.disabled, "disabled", false, "keep the rule and do not follow it")
+}
+
+// apply changes what was named. An empty name among several is none: so a list can be emptied.
+func (r *ruleFlags) apply(spec *api.RuleSpec) {
+	for flag, lists := range map[string][2]*[]string{"channel": {&spec.Channels, &r.given.Channels}, "kind": {&spec.Kinds, &r.given.Kinds},
+		"group": {&spec.Groups, &r.given.Groups}} {
+		if r.flags.Changed(flag) {
+			*lists[0] = slices.DeleteFunc(slices.Clone(*lists[1]), func(name string) bool { return name == "" })
+		}
+	}
+	if r.flags.Changed("min-severity") {
+		spec.MinSeverity = api.Severity(r.severity)
+	}
+	if r.flags.Changed("disabled") {
+		spec.Enabled = !r.disabled
+	}
 }
 
 func (a *app) ruleDelete() *cobra.Command {

@@ -29,6 +29,8 @@ func init() {
 		"notifications-rules-list":      {"notifications", "rules", "list"},
 		"notifications-rules-create":    {"notifications", "rules", "create", "worst", "--min-severity", "critical", "--channel", "night", "--kind", "rpo-missed"},
 		"notifications-rules-invalid":   {"notifications", "rules", "create", "worst", "--channel", "night", "--kind", "rain"},
+		"notifications-rules-update":    {"notifications", "rules", "update", "all", "--min-severity", "critical", "--kind", "rpo-missed", "--disabled"},
+		"notifications-rules-unknown":   {"notifications", "rules", "update", "none", "--disabled"},
 		"notifications-rules-delete":    {"notifications", "rules", "delete", "all"},
 		"notifications-deliveries":      {"notifications", "deliveries", "--channel", "night"},
 		"notifications-mib":             {"notifications", "mib"},
