@@ -292,8 +292,11 @@ type DraftRequest struct {
 type DraftDiskSpec struct {
 	ID   string
 	Size int64
-	// Boot order, bus and so on follow the replica's hardware; a disk that is not part of it is attached with Bus.
-	Bus string
+	// Boot order, bus and so on follow the replica's hardware; a disk that is not part of it is attached with Bus (empty:
+	// as the target likes), and at this place in the boot order, as Disk.Boot, unless another device has that place or
+	// the machine was adopted.
+	Bus  string
+	Boot int
 }
 
 // Draft is an uncommitted recovery point. Exactly one of Commit and Discard ends it.

@@ -20,6 +20,7 @@ type draft struct {
 type draftDisk struct {
 	file
 	id, bus  string
+	boot     int
 	hashes   file
 	mapValid bool
 }
@@ -73,7 +74,7 @@ func (d *draft) add(spec hypervisors.DraftDiskSpec) error {
 	}
 	pool := d.h.r.pool
 	content, hashes := d.h.r.base(d.h.r.newest(), spec.ID)
-	dd := &draftDisk{id: spec.ID, bus: spec.Bus, mapValid: content == nil || hashes != nil}
+	dd := &draftDisk{id: spec.ID, bus: spec.Bus, boot: spec.Boot, mapValid: content == nil || hashes != nil}
 	fork := func(of *image, size int64) (file, error) {
 		v := &volume{now: newImage(0, pool)}
 		if of != nil {
@@ -121,7 +122,7 @@ func (d *draft) Commit(ctx context.Context, p hypervisors.Point) error {
 	kept := &point{Point: p}
 	kept.Disks = slices.Clone(p.Disks)
 	for _, dd := range d.disks {
-		kept.disks = append(kept.disks, &pointDisk{id: dd.id, bus: dd.bus, content: dd.volume, hashes: dd.hashes.volume})
+		kept.disks = append(kept.disks, &pointDisk{id: dd.id, bus: dd.bus, boot: dd.boot, content: dd.volume, hashes: dd.hashes.volume})
 	}
 	r.points = append(r.points, kept)
 	r.draft, d.ended = nil, "committed"

@@ -1,6 +1,7 @@
 package fake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -39,6 +40,7 @@ type point struct {
 
 type pointDisk struct {
 	id, bus string
+	boot    int
 	content *volume
 	hashes  *volume // the block map
 }
@@ -249,11 +251,20 @@ func (r *replica) hardware(p *point) hypervisors.Hardware {
 	}
 	for _, pd := range p.disks {
 		if !slices.ContainsFunc(known, func(d hypervisors.Disk) bool { return d.ID == pd.id }) {
-			known = append(known, hypervisors.Disk{ID: pd.id, Size: pd.content.now.size, Bus: pd.bus, Format: "qcow2"})
+			known = append(known, r.added(pd, known))
 		}
 	}
 	hw.Disks = known
 	return hw
+}
+
+// added describes a disk that is not part of the replica's hardware.
+func (r *replica) added(pd *pointDisk, known []hypervisors.Disk) hypervisors.Disk {
+	d := hypervisors.Disk{ID: pd.id, Size: pd.content.now.size, Bus: cmp.Or(pd.bus, "virtio"), Format: "qcow2", Boot: pd.boot}
+	if r.adopted || slices.ContainsFunc(known, func(other hypervisors.Disk) bool { return other.Boot == d.Boot }) {
+		d.Boot = 0
+	}
+	return d
 }
 
 // rest gives the machine the definition and the state it has while nothing runs on it.

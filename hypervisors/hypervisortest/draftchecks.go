@@ -29,6 +29,7 @@ func draftChecks() []Check {
 		check("a draft is written by many", checkManyWriters),
 		check("a grown disk", checkGrownDisk),
 		check("disks added and removed", checkDiskSet),
+		check("a disk is added on the bus and at the place in the boot order that are asked for", checkAddedDisk),
 		check("no space for the expected bytes", checkNoSpace),
 		check("a cancelled draft leaves nothing", checkCancelledDraft),
 	}
@@ -431,6 +432,60 @@ func checkDiskSet(ctx context.Context, s *stage) error {
 		}
 	}
 	return errors.Join(wantKept(ctx, r, "p1", two), wantKept(ctx, r, "p2", three), wantKept(ctx, r, "p3", one))
+}
+
+// checkAddedDisk adds what machines boot from to a replica that was made without, takes it away and adds it again, and
+// then one disk more that claims the same place.
+func checkAddedDisk(ctx context.Context, s *stage) error {
+	hw, err := s.stock(ctx)
+	if err != nil {
+		return err
+	}
+	hw.Disks = []hypervisors.Disk{hw.Disks[1]}
+	r, err := s.replicaOf(ctx, hw)
+	if err != nil {
+		return err
+	}
+	all := append(pattern(1), newDisk("vdc", 5*block))
+	for i, has := range []disks{all[:2], all[1:2], all} {
+		req := request(fmt.Sprintf("p%d", i+1), has)
+		for k := range req.Disks {
+			if id := req.Disks[k].ID; id != hw.Disks[0].ID {
+				req.Disks[k].Bus, req.Disks[k].Boot = "scsi", 1
+			}
+		}
+		if err := commitAs(ctx, r, req, has); err != nil {
+			return err
+		}
+		if err := s.wantAttached(ctx, r, has); err != nil {
+			return fmt.Errorf("point %s: %w", req.Point, err)
+		}
+	}
+	return nil
+}
+
+// wantAttached proves what the replica's hardware says of vda and vdc, where it has them.
+func (s *stage) wantAttached(ctx context.Context, r hypervisors.Replica, has disks) error {
+	status, err := r.Status(ctx)
+	if err != nil {
+		return err
+	}
+	vm, err := s.Host.VM(ctx, status.VM)
+	if err != nil {
+		return err
+	}
+	if len(vm.Hardware.Disks) != len(has) {
+		return fmt.Errorf("machine has disks %+v, want %d", vm.Hardware.Disks, len(has))
+	}
+	for _, d := range vm.Hardware.Disks {
+		switch {
+		case d.ID == "vda" && (d.Bus != "scsi" || d.Boot != 1):
+			return fmt.Errorf("disk was asked for on scsi, first in the boot order, and is %+v", d)
+		case d.ID == "vdc" && (d.Bus != "scsi" || d.Boot == 1):
+			return fmt.Errorf("disk was asked for on scsi, and another one is first in the boot order; it is %+v", d)
+		}
+	}
+	return nil
 }
 
 func checkNoSpace(ctx context.Context, s *stage) error {

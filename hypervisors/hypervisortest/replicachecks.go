@@ -225,7 +225,13 @@ func request(id string, all disks) hypervisors.DraftRequest {
 
 // commit makes a point of exactly this content.
 func commit(ctx context.Context, r hypervisors.Replica, id string, all disks) error {
-	d, err := r.Draft(ctx, request(id, all))
+	return commitAs(ctx, r, request(id, all), all)
+}
+
+// commitAs is commit with a request of one's own.
+func commitAs(ctx context.Context, r hypervisors.Replica, req hypervisors.DraftRequest, all disks) error {
+	id := req.Point
+	d, err := r.Draft(ctx, req)
 	if err != nil {
 		return fmt.Errorf("draft of %s: %w", id, err)
 	}

@@ -73,6 +73,7 @@ type point struct {
 type pointDisk struct {
 	ID   string `json:"id"`
 	Bus  string `json:"bus,omitempty"`
+	Boot int    `json:"boot,omitempty"`
 	Size int64  `json:"size"`
 	Data image  `json:"data"`
 	Map  image  `json:"map"`

@@ -251,7 +251,7 @@ func (r *replica) checkSpace(ctx context.Context, expect int64) error {
 func layout(m *manifest, req hypervisors.DraftRequest) []pointDisk {
 	var disks []pointDisk
 	for _, spec := range req.Disks {
-		d := pointDisk{ID: spec.ID, Bus: spec.Bus, Size: spec.Size,
+		d := pointDisk{ID: spec.ID, Bus: spec.Bus, Boot: spec.Boot, Size: spec.Size,
 			Data: image{File: dataFile(spec.ID, req.Point)}, Map: image{File: mapFile(spec.ID, req.Point)}}
 		var below *pointDisk
 		if newest := m.newest(); newest != nil {

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"path"
@@ -47,8 +48,8 @@ func (r *replica) fittedDisks(m *manifest, p *point, file func(disk string) stri
 	var disks []fittedDisk
 	for _, id := range m.stageDisks(p) {
 		f := fittedDisk{id: id, bus: "virtio", file: path.Join(r.dir, file(id))}
-		if p != nil && p.disk(id).Bus != "" {
-			f.bus = p.disk(id).Bus
+		if p != nil {
+			f.bus, f.boot = cmp.Or(p.disk(id).Bus, f.bus), p.disk(id).Boot
 		}
 		for _, d := range m.Hardware.Disks {
 			if d.ID == id {
@@ -91,13 +92,28 @@ func fitDisks(def *libvirtxml.Domain, m *manifest, dir string, disks []fittedDis
 		kept = append(kept, onOverlay(d, disks[i].file))
 		done[d.Target.Dev] = true
 	}
+	def.Devices.Disks = kept
 	for _, f := range disks {
-		if !done[f.id] {
-			kept = append(kept, newDisk(f))
+		if done[f.id] {
+			continue
+		}
+		if m.Adopted != nil || bootTaken(def, f.boot) {
+			f.boot = 0
+		}
+		def.Devices.Disks = append(def.Devices.Disks, newDisk(f))
+		if f.boot > 0 && def.OS != nil {
+			def.OS.BootDevices = nil // libvirt wants the one order or the other
 		}
 	}
-	def.Devices.Disks = kept
 	addSCSI(def)
+}
+
+// bootTaken says that another device has a place in the boot order; libvirt refuses two of them.
+func bootTaken(def *libvirtxml.Domain, order int) bool {
+	takes := func(b *libvirtxml.DomainDeviceBoot) bool { return b != nil && int(b.Order) == order }
+	return slices.ContainsFunc(def.Devices.Disks, func(d libvirtxml.DomainDisk) bool { return takes(d.Boot) }) ||
+		slices.ContainsFunc(def.Devices.Interfaces, func(n libvirtxml.DomainInterface) bool { return takes(n.Boot) }) ||
+		slices.ContainsFunc(def.Devices.Hostdevs, func(d libvirtxml.DomainHostdev) bool { return takes(d.Boot) })
 }
 
 func within(dir string, s *libvirtxml.DomainDiskSource) bool {
