@@ -114,6 +114,10 @@ type CheckpointVM struct {
 	ID string
 	// Since is the change id of the last committed point; empty when there is none.
 	Since ChangeID
+	// LeaveOut are ids of disks that are none of ours: they are neither frozen nor tracked, and not among the disks of
+	// the checkpoint. Ids that the machine does not have are ignored; when nothing else is left it is ErrInvalid. A disk
+	// that is taken back is one without tracking until the checkpoint after.
+	LeaveOut []string
 }
 
 // Consistency says what a point can promise to applications.
@@ -133,7 +137,8 @@ type Checkpoint interface {
 	Consistency() Consistency
 	// ChangeIDs has one entry for each machine of the request (absent where the source cannot track, as for raw disks).
 	ChangeIDs() map[string]ChangeID
-	// Disks are those of all machines, in the order of the request and of the machine's hardware.
+	// Disks are those of all machines but for the ones that were left out, in the order of the request and of the
+	// machine's hardware.
 	Disks() []FrozenDisk
 	// Close ends reading and gives scratch space back; the change ids stay valid. Closing twice is success. After an error
 	// something may be left, and Close can be called again, also when the machine was frozen anew since: it removes what is
@@ -213,7 +218,8 @@ type Replica interface {
 	// End stops a run and discards what it wrote. An unknown run is success.
 	End(ctx context.Context, run string) error
 	// Settle gives an adopted machine its own disks and definition back, holding exactly the newest point, and ends
-	// being a replica: its points are gone and the machine is off. Only for adopted replicas (else ErrInvalid).
+	// being a replica: its points are gone and the machine is off. A disk of its own that the point does not have is as
+	// it was when the machine was adopted, at its place. Only for adopted replicas (else ErrInvalid).
 	Settle(ctx context.Context) error
 	// Delete removes the replica with all points and runs. An adopted machine gets its definition back, its own disks
 	// untouched. Already gone is success.

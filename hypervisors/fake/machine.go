@@ -70,11 +70,16 @@ func (m *machine) write(d *disk, p []byte, off int64) error {
 	return d.image.writeAt(p, off)
 }
 
-// track begins a change id on every disk that can be tracked, or returns nil when none can.
-func (m *machine) track(id hypervisors.ChangeID, owner, name string) *tracker {
+// wanted says that a disk can be protected and is not left out.
+func (d *disk) wanted(leaveOut []string) bool {
+	return d.excluded == "" && !slices.Contains(leaveOut, d.id)
+}
+
+// track begins a change id on every disk that can be tracked and is not left out, or returns nil when none is.
+func (m *machine) track(id hypervisors.ChangeID, owner, name string, leaveOut []string) *tracker {
 	t := &tracker{id: id, owner: owner, name: name, dirty: map[string]map[int64]struct{}{}}
 	for _, d := range m.disks {
-		if !d.raw && d.excluded == "" {
+		if !d.raw && d.wanted(leaveOut) {
 			t.dirty[d.id] = map[int64]struct{}{}
 		}
 	}

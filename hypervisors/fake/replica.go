@@ -102,13 +102,7 @@ func (h *replicaHandle) Settle(ctx context.Context) error {
 		return h.fail("settle", "machine", fmt.Errorf("machine %s: %w", r.machine.hw.Name, hypervisors.ErrRunning))
 	}
 	p := r.newest()
-	hw := r.hardware(p)
-	for _, own := range r.ground { // disks that the point does not have stay as they are
-		if !slices.ContainsFunc(hw.Disks, func(d hypervisors.Disk) bool { return d.ID == own.id }) {
-			i := slices.IndexFunc(r.spec.Disks, func(d hypervisors.Disk) bool { return d.ID == own.id })
-			hw.Disks = append(hw.Disks, r.spec.Disks[i])
-		}
-	}
+	hw := r.settled(p)
 	r.machine.hw, r.machine.disks = hw, r.disksOf(p, hw)
 	for i, d := range r.machine.disks {
 		d.raw = hw.Disks[i].Format == "raw"
@@ -121,6 +115,21 @@ func (h *replicaHandle) Settle(ctx context.Context) error {
 	r.machine.autostart = r.autostart
 	r.end("settled")
 	return nil
+}
+
+// settled is the machine's own definition with what a point made of it: disks that the point does not have stay as they
+// are, at their places.
+func (r *replica) settled(p *point) hypervisors.Hardware {
+	at := r.hardware(p)
+	hw := cloneHardware(r.spec)
+	for _, d := range at.Disks {
+		if i := slices.IndexFunc(hw.Disks, func(own hypervisors.Disk) bool { return own.ID == d.ID }); i >= 0 {
+			hw.Disks[i].Size = d.Size
+		} else {
+			hw.Disks = append(hw.Disks, d)
+		}
+	}
+	return hw
 }
 
 // was tells whether the replica ended in this way; a call that has nothing more to do succeeds.

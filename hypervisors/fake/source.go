@@ -53,7 +53,7 @@ func (c *conn) Checkpoint(ctx context.Context, req hypervisors.CheckpointRequest
 	cp.taken = c.hv.clock()
 	cp.consistency = cp.quiesce(req.Quiesce)
 	for i, m := range cp.machines {
-		cp.freeze(m, req.VMs[i].Since)
+		cp.freeze(m, req.VMs[i])
 	}
 	return cp, nil
 }
@@ -82,7 +82,7 @@ func (cp *checkpoint) prepare(req hypervisors.CheckpointRequest) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.ID, err)
 		}
-		if err := cp.admit(m, v.Since); err != nil {
+		if err := cp.admit(m, v); err != nil {
 			return fmt.Errorf("%s: %w", m.hw.Name, err)
 		}
 		cp.machines = append(cp.machines, m)
@@ -90,19 +90,22 @@ func (cp *checkpoint) prepare(req hypervisors.CheckpointRequest) error {
 	return nil
 }
 
-func (cp *checkpoint) admit(m *machine, since hypervisors.ChangeID) error {
+func (cp *checkpoint) admit(m *machine, v hypervisors.CheckpointVM) error {
 	if slices.Contains(cp.machines, m) {
 		return fmt.Errorf("named twice: %w", hypervisors.ErrInvalid)
 	}
 	if m.replica != nil && m.run == nil {
 		return fmt.Errorf("is a replica: %w", hypervisors.ErrInUse)
 	}
+	if len(v.LeaveOut) > 0 && !slices.ContainsFunc(m.disks, func(d *disk) bool { return d.wanted(v.LeaveOut) }) {
+		return fmt.Errorf("all of its disks are left out: %w", hypervisors.ErrInvalid)
+	}
 	// A call after an unknown outcome comes with the same name: it replaces what the first one may have made.
 	if o := m.open; o != nil && (o.owner != cp.owner || o.name != cp.name) {
 		return fmt.Errorf("checkpoint %s is open: %w", o.name, hypervisors.ErrBusy)
 	}
 	for _, t := range m.trackers {
-		if t.owner == cp.owner && t.name == cp.name && t.id == since {
+		if t.owner == cp.owner && t.name == cp.name && t.id == v.Since {
 			return fmt.Errorf("checkpoint %s was taken before: %w", cp.name, hypervisors.ErrInvalid)
 		}
 	}
@@ -118,25 +121,25 @@ func (cp *checkpoint) quiesce(wanted bool) hypervisors.Consistency {
 	return hypervisors.ApplicationConsistent
 }
 
-func (cp *checkpoint) freeze(m *machine, since hypervisors.ChangeID) {
+func (cp *checkpoint) freeze(m *machine, v hypervisors.CheckpointVM) {
 	hv := cp.c.hv
 	if m.open != nil {
 		m.open.abandon()
 	}
 	m.forget(func(t *tracker) bool { return t.owner == cp.owner && t.name == cp.name })
 	for _, d := range m.disks {
-		if d.excluded != "" {
+		if !d.wanted(v.LeaveOut) {
 			continue
 		}
 		f := &frozenDisk{cp: cp, vm: m.id, id: d.id}
-		f.changed, f.tracked = m.changed(cp.owner, since, d)
+		f.changed, f.tracked = m.changed(cp.owner, v.Since, d)
 		f.image = d.image.fork(d.image.pool)
 		cp.disks = append(cp.disks, f)
 	}
 	m.open = cp
 	if hv.caps.ChangeTracking {
 		hv.serial++
-		if t := m.track(hypervisors.ChangeID(fmt.Sprintf("%s/%s/%d", cp.owner, cp.name, hv.serial)), cp.owner, cp.name); t != nil {
+		if t := m.track(hypervisors.ChangeID(fmt.Sprintf("%s/%s/%d", cp.owner, cp.name, hv.serial)), cp.owner, cp.name, v.LeaveOut); t != nil {
 			cp.ids[m.id] = t.id
 		}
 	}

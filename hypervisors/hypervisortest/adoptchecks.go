@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"understudy/hypervisors"
 )
@@ -16,6 +17,7 @@ func adoptChecks() []Check {
 		check("a running machine cannot be adopted", checkAdoptRunning),
 		check("an adopted machine that is deleted has its own disks, untouched", checkAdoptDelete),
 		check("an adopted machine that is settled has the newest point on its own disks", checkSettle),
+		check("a disk that the newest point leaves out is untouched by settling", checkSettleLeftOut),
 		check("only an adopted machine can be settled", checkSettleOwn),
 		{Name: "a replica that was production becomes a replica again", Needs: needRun, Why: whyRun, Run: onStage(checkAdoptAgain)},
 		{Name: "an adopted machine runs from a point, its own disks untouched", Needs: needRun, Why: whyRun, Run: onStage(checkAdoptedRun)},
@@ -37,6 +39,11 @@ func (s *stage) adopted(ctx context.Context) (r hypervisors.Replica, vm hypervis
 	if err != nil {
 		return nil, vm, nil, err
 	}
+	return s.adoptedOf(ctx, id)
+}
+
+// adoptedOf adopts a machine that is off.
+func (s *stage) adoptedOf(ctx context.Context, id string) (r hypervisors.Replica, vm hypervisors.VM, own disks, err error) {
 	at, err := s.look(ctx, id, "")
 	if err != nil {
 		return nil, vm, nil, err
@@ -169,6 +176,35 @@ func checkSettle(ctx context.Context, s *stage) error {
 		return fmt.Errorf("delete of a replica that has ended: %w", err)
 	}
 	return s.wantOwn(ctx, r, vm, changedFrom(own, 2))
+}
+
+// checkSettleLeftOut leaves each disk of an adopted machine out in turn.
+func checkSettleLeftOut(ctx context.Context, s *stage) error {
+	id, err := s.NewVM(ctx)
+	if err != nil {
+		return err
+	}
+	for out := range 2 {
+		r, vm, own, err := s.adoptedOf(ctx, id)
+		if err != nil {
+			return err
+		}
+		without := func(all disks) disks { return slices.Delete(slices.Clone(all), out, out+1) }
+		for i := range 2 {
+			if err := commit(ctx, r, fmt.Sprintf("p%d", i+1), without(changedFrom(own, byte(i+1)))); err != nil {
+				return err
+			}
+		}
+		if err := r.Settle(ctx); err != nil {
+			return err
+		}
+		want := changedFrom(own, 2)
+		want[out] = own[out]
+		if err := s.wantOwn(ctx, r, vm, want); err != nil {
+			return fmt.Errorf("disk %s left out: %w", own[out].id, err)
+		}
+	}
+	return nil
 }
 
 func checkSettleOwn(ctx context.Context, s *stage) error {

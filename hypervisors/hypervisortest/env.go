@@ -23,13 +23,13 @@ type Env struct {
 	// Connect opens one more connection to the same hypervisor, as any owner. The suite closes it.
 	Connect func(ctx context.Context, owner string) (hypervisors.Host, error)
 
-	// VM is the id of a running machine whose guest keeps writing to its disks and is not disturbed by others. All its
-	// disks can be tracked. Small disks make the suite quick: it copies them in full.
+	// VM is the id of a running machine whose guest keeps writing to its disks and is not disturbed by others. It has two
+	// disks at least, and all of them can be tracked. Small disks make the suite quick: it copies them in full.
 	VM string
 	// Dirty returns after the guest of a running machine has written something, somewhere, that it had not written when
 	// Dirty was called. The machine is VM, or one that the suite started from a copy of VM's disks.
 	Dirty func(ctx context.Context, vm string) error
-	// NewVM makes one more machine that is off, has at least one disk that can be tracked with some data that is not
+	// NewVM makes one more machine that is off, has at least two disks that can be tracked with some data that is not
 	// zero, and belongs to nobody. It need not boot. Who built the Env removes it when the check has ended, however it
 	// ended and in whatever state it is.
 	NewVM func(ctx context.Context) (id string, err error)

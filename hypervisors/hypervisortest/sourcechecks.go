@@ -27,6 +27,7 @@ func sourceChecks() []Check {
 		check("a checkpoint of a machine that is off", checkOffVM),
 		check("a checkpoint says when and how it was taken", checkMoment),
 		check("a cancelled checkpoint leaves nothing", checkCancelledCheckpoint),
+		check("a disk that is left out is not in the checkpoint", checkLeftOut),
 		check("forgetting the unknown is success", checkForgetUnknown),
 		{Name: "several machines share one moment", Why: "the host cannot freeze several machines at once", Run: onStage(checkGroup),
 			Needs: func(c hypervisors.Capabilities) bool { return c.Source && c.GroupMoment }},
@@ -279,6 +280,59 @@ func checkCancelledCheckpoint(ctx context.Context, s *stage) error {
 	}
 	_, err := s.look(ctx, s.VM, "")
 	return err
+}
+
+// leaving takes a checkpoint of one machine without some of its disks.
+func (s *stage) leaving(ctx context.Context, vm string, since hypervisors.ChangeID, out ...string) (hypervisors.Checkpoint, error) {
+	return s.freezeOn(ctx, s.source, hypervisors.CheckpointRequest{
+		Name: s.name("c"), VMs: []hypervisors.CheckpointVM{{ID: vm, Since: since, LeaveOut: out}},
+	})
+}
+
+// checkLeftOut leaves each disk of a machine that runs out in turn, then all of them, then one of a machine that is off.
+func checkLeftOut(ctx context.Context, s *stage) error {
+	all, err := s.look(ctx, s.VM, "")
+	if err != nil {
+		return err
+	}
+	if len(all.disks) < 2 {
+		return fmt.Errorf("machine has %d disks, this check needs two", len(all.disks))
+	}
+	var ids []string
+	for _, out := range all.disks {
+		ids = append(ids, out.id)
+		if err := s.wantWithout(ctx, s.VM, all.disks, out.id); err != nil {
+			return err
+		}
+	}
+	_, err = s.leaving(ctx, s.VM, "", ids...)
+	if err := wants("checkpoint that leaves all disks out", err, hypervisors.ErrInvalid); err != nil {
+		return err
+	}
+	off, err := s.NewVM(ctx)
+	if err != nil {
+		return err
+	}
+	if all, err = s.look(ctx, off, ""); err != nil {
+		return err
+	}
+	return errors.Join(s.wantWithout(ctx, off, all.disks, all.disks[0].id), s.wantState(ctx, off, hypervisors.Off))
+}
+
+func (s *stage) wantWithout(ctx context.Context, vm string, all disks, out string) error {
+	cp, err := s.leaving(ctx, vm, "", out, "no-such-disk")
+	if err != nil {
+		return err
+	}
+	want := slices.DeleteFunc(slices.Clone(all), func(d *disk) bool { return d.id == out })
+	got := cp.Disks()
+	if !slices.EqualFunc(got, want, func(f hypervisors.FrozenDisk, d *disk) bool { return f.ID() == d.id && f.Size() == d.size }) {
+		return fmt.Errorf("without %s the checkpoint has %d disks, want %d", out, len(got), len(want))
+	}
+	if _, err := readAllocated(ctx, got); err != nil {
+		return err
+	}
+	return cp.Close(ctx)
 }
 
 func checkForgetUnknown(ctx context.Context, s *stage) error {

@@ -21,6 +21,7 @@ func trackingChecks() []Check {
 		check("lost tracking is said, and begins anew", checkLost),
 		check("a grown disk is lost tracking", checkGrownSource),
 		check("changes of a machine that is off", checkOffTracking),
+		check("a disk that is left out is not tracked", checkLeftOutTracking),
 	}
 }
 
@@ -254,4 +255,60 @@ func checkOffTracking(ctx context.Context, s *stage) error {
 		return err
 	}
 	return s.wantState(ctx, vm, hypervisors.Off)
+}
+
+// checkLeftOutTracking leaves a disk out for one checkpoint: the others tell their changes all along, and that one is
+// without tracking until it is frozen again.
+func checkLeftOutTracking(ctx context.Context, s *stage) error {
+	at, err := s.look(ctx, s.VM, "")
+	if err != nil {
+		return err
+	}
+	out := at.disks[len(at.disks)-1].id
+	without, err := s.leaving(ctx, s.VM, at.id, out)
+	if err != nil {
+		return err
+	}
+	rest := at.disks[:len(at.disks)-1].clone()
+	if err := rest.catchUp(ctx, without.Disks()); err != nil {
+		return err
+	}
+	if err := without.Close(ctx); err != nil {
+		return err
+	}
+	if err := s.source.Forget(ctx, s.VM, at.id); err != nil {
+		return err
+	}
+	if err := s.Dirty(ctx, s.VM); err != nil {
+		return err
+	}
+	back, err := s.freeze(ctx, s.VM, without.ChangeIDs()[s.VM])
+	if err != nil {
+		return err
+	}
+	frozen := back.Disks()
+	if err := lost(ctx, frozen[len(frozen)-1]); err != nil {
+		return fmt.Errorf("disk that was left out: %w", err)
+	}
+	if err := rest.catchUp(ctx, frozen[:len(frozen)-1]); err != nil {
+		return err
+	}
+	return s.tracksOn(ctx, back)
+}
+
+// tracksOn proves that every disk of a checkpoint tells its changes to the next.
+func (s *stage) tracksOn(ctx context.Context, cp hypervisors.Checkpoint) error {
+	at := frozen{id: cp.ChangeIDs()[s.VM]}
+	var err error
+	if at.disks, err = readAllocated(ctx, cp.Disks()); err != nil {
+		return err
+	}
+	if err := cp.Close(ctx); err != nil {
+		return err
+	}
+	if err := s.Dirty(ctx, s.VM); err != nil {
+		return err
+	}
+	_, err = s.follow(ctx, s.VM, at)
+	return err
 }

@@ -146,7 +146,7 @@ func (h *host) plan(ctx context.Context, name string, vm hypervisors.CheckpointV
 		return p, err
 	}
 	_, p.agent = guestAgent(&def.live)
-	if err := h.planDisks(ctx, d, &def, p, name); err != nil {
+	if err := h.planDisks(ctx, d, &def, p, name, vm.LeaveOut); err != nil {
 		return p, err
 	}
 	if p.socket, err = h.backupSocket(ctx, d); err != nil {
@@ -157,12 +157,17 @@ func (h *host) plan(ctx context.Context, name string, vm hypervisors.CheckpointV
 
 func busy(why string) error { return fmt.Errorf("%w: %s", hypervisors.ErrBusy, why) }
 
-func (h *host) planDisks(ctx context.Context, d *libvirt.Domain, def *definition, p *plan, name string) error {
+func (h *host) planDisks(ctx context.Context, d *libvirt.Domain, def *definition, p *plan, name string, leaveOut []string) error {
 	disks, err := h.disks(ctx, d, def)
 	if err != nil {
 		return err
 	}
+	left := false
 	for _, k := range disks {
+		if slices.Contains(leaveOut, k.ID) {
+			left = true
+			continue
+		}
 		if k.Excluded != "" {
 			continue
 		}
@@ -174,6 +179,10 @@ func (h *host) planDisks(ctx context.Context, d *libvirt.Domain, def *definition
 			}
 		}
 		p.disks = append(p.disks, &planDisk{disk: k, scratch: path.Join(dir, h.name(p.vm, name, k.ID, "scratch"))})
+	}
+	if len(p.disks) == 0 && left {
+		return &hypervisors.Error{Op: "take checkpoint of", Subject: "machine " + p.name,
+			Err: fmt.Errorf("%w: all disks that can be protected are left out", hypervisors.ErrInvalid), Hint: "Take one of them back."}
 	}
 	if len(p.disks) == 0 {
 		return &hypervisors.Error{Op: "take checkpoint of", Subject: "machine " + p.name,

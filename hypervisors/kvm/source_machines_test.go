@@ -3,6 +3,9 @@ package kvm
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"path"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +89,47 @@ func TestRawDisks(t *testing.T) {
 	}
 	require.Equal(t, byte(7), m.disks["vdb"][1<<20])
 	undisturbed(t, testLab.Source, map[string][]string{name: nil})
+}
+
+// A disk that is left out has no scratch file, no export and no bitmap, and not a byte of its image changes, whether the
+// machine is off or on.
+func TestDiskThatIsLeftOut(t *testing.T) {
+	ctx := testContext(t)
+	name, vm := newMachine(t, "qcow2")
+	h := openHost(t, testLab.Source.URI)
+	image := machineImage(name, "vdb")
+	sum := func() string {
+		out, err := testLab.Source.Exec(ctx, "sha256sum", image)
+		require.NoError(t, err)
+		return string(out)
+	}
+	before := sum()
+	since := hypervisors.ChangeID("")
+	for n, cycle := range []string{"off", "off again", "on", "on again"} {
+		if n == 2 {
+			require.NoError(t, h.Start(ctx, vm))
+		}
+		cp, err := h.Checkpoint(ctx, hypervisors.CheckpointRequest{Name: fmt.Sprintf("c%d", n),
+			VMs: []hypervisors.CheckpointVM{{ID: vm, Since: since, LeaveOut: []string{"vdb"}}}})
+		require.NoError(t, err, cycle)
+		require.Len(t, cp.Disks(), 1)
+		for _, err := range cp.Disks()[0].Changed(ctx) {
+			require.Equal(t, n == 0, err != nil, "%s: the other disk tells its changes: %v", cycle, err)
+		}
+		out, err := testLab.Source.Exec(ctx, "find", path.Dir(image), "-name", "*.scratch")
+		require.NoError(t, err)
+		require.Len(t, strings.Fields(string(out)), 1, "%s: %s", cycle, out)
+		require.NotContains(t, string(out), "vdb")
+		require.Regexp(t, `<disk name='vdb' backup='no'`, virsh(t, testLab.Source, "backup-dumpxml", name))
+		require.NoError(t, cp.Close(ctx))
+		require.NoError(t, h.Forget(ctx, vm, since))
+		since = cp.ChangeIDs()[vm]
+		require.Empty(t, bitmapsOf(t, h, image), cycle)
+		require.Equal(t, before, sum(), cycle)
+		require.NotContains(t, virsh(t, testLab.Source, "checkpoint-dumpxml", name, string(since), "--no-domain"), "<disk name='vdb' checkpoint='bitmap'")
+	}
+	require.NoError(t, h.Stop(ctx, vm))
+	undisturbed(t, testLab.Source, map[string][]string{name: {string(since)}})
 }
 
 // Two machines share one moment, and a paused one stays paused.
