@@ -298,9 +298,9 @@ type DraftRequest struct {
 type DraftDiskSpec struct {
 	ID   string
 	Size int64
-	// Boot order, bus and so on follow the replica's hardware; a disk that is not part of it is attached with Bus (empty:
-	// as the target likes), and at this place in the boot order, as Disk.Boot, unless another device has that place or
-	// the machine was adopted.
+	// Boot order, bus and so on follow the replica's hardware; a disk that is not part of it is attached with Bus, and at
+	// this place in the boot order, as Disk.Boot, unless another device has that place or the machine was adopted. Empty
+	// Bus: both as at the newest point; where that does not have the disk, as the target likes.
 	Bus  string
 	Boot int
 }

@@ -75,6 +75,11 @@ func (d *draft) add(spec hypervisors.DraftDiskSpec) error {
 	pool := d.h.r.pool
 	content, hashes := d.h.r.base(d.h.r.newest(), spec.ID)
 	dd := &draftDisk{id: spec.ID, bus: spec.Bus, boot: spec.Boot, mapValid: content == nil || hashes != nil}
+	if newest := d.h.r.newest(); spec.Bus == "" && newest != nil {
+		if before := newest.disk(spec.ID); before != nil {
+			dd.bus, dd.boot = before.bus, before.boot
+		}
+	}
 	fork := func(of *image, size int64) (file, error) {
 		v := &volume{now: newImage(0, pool)}
 		if of != nil {

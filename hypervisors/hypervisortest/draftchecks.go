@@ -435,7 +435,7 @@ func checkDiskSet(ctx context.Context, s *stage) error {
 }
 
 // checkAddedDisk adds what machines boot from to a replica that was made without, takes it away and adds it again, and
-// then one disk more that claims the same place.
+// then one disk more that claims the same place. How they are attached is kept with the points.
 func checkAddedDisk(ctx context.Context, s *stage) error {
 	hw, err := s.stock(ctx)
 	if err != nil {
@@ -447,25 +447,30 @@ func checkAddedDisk(ctx context.Context, s *stage) error {
 		return err
 	}
 	all := append(pattern(1), newDisk("vdc", 5*block))
-	for i, has := range []disks{all[:2], all[1:2], all} {
+	buses := map[string]string{"vda": "scsi", "vdb": "virtio", "vdc": "sata"}
+	for i, has := range []disks{all[:2], all[1:2], all, all, all[1:2]} {
 		req := request(fmt.Sprintf("p%d", i+1), has)
 		for k := range req.Disks {
-			if id := req.Disks[k].ID; id != hw.Disks[0].ID {
-				req.Disks[k].Bus, req.Disks[k].Boot = "scsi", 1
+			d := &req.Disks[k]
+			if d.Bus, d.Boot = buses[d.ID], 1; i == 3 {
+				d.Bus, d.Boot = "", 0
 			}
 		}
 		if err := commitAs(ctx, r, req, has); err != nil {
 			return err
 		}
-		if err := s.wantAttached(ctx, r, has); err != nil {
+		if err := s.wantAttached(ctx, r, has, buses); err != nil {
 			return fmt.Errorf("point %s: %w", req.Point, err)
 		}
 	}
-	return nil
+	if err := r.Drop(ctx, "p5"); err != nil {
+		return err
+	}
+	return s.wantAttached(ctx, r, all, buses)
 }
 
-// wantAttached proves what the replica's hardware says of vda and vdc, where it has them.
-func (s *stage) wantAttached(ctx context.Context, r hypervisors.Replica, has disks) error {
+// wantAttached proves what the replica's hardware says of these disks: the first of the boot order is vda where it is there.
+func (s *stage) wantAttached(ctx context.Context, r hypervisors.Replica, has disks, buses map[string]string) error {
 	status, err := r.Status(ctx)
 	if err != nil {
 		return err
@@ -478,11 +483,8 @@ func (s *stage) wantAttached(ctx context.Context, r hypervisors.Replica, has dis
 		return fmt.Errorf("machine has disks %+v, want %d", vm.Hardware.Disks, len(has))
 	}
 	for _, d := range vm.Hardware.Disks {
-		switch {
-		case d.ID == "vda" && (d.Bus != "scsi" || d.Boot != 1):
-			return fmt.Errorf("disk was asked for on scsi, first in the boot order, and is %+v", d)
-		case d.ID == "vdc" && (d.Bus != "scsi" || d.Boot == 1):
-			return fmt.Errorf("disk was asked for on scsi, and another one is first in the boot order; it is %+v", d)
+		if d.Bus != buses[d.ID] || len(has) > 1 && (d.Boot == 1) != (d.ID == "vda") {
+			return fmt.Errorf("disk was asked for on %s, vda first in the boot order; it is %+v", buses[d.ID], d)
 		}
 	}
 	return nil

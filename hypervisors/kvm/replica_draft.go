@@ -257,6 +257,9 @@ func layout(m *manifest, req hypervisors.DraftRequest) []pointDisk {
 		if newest := m.newest(); newest != nil {
 			below = newest.disk(spec.ID)
 		}
+		if below != nil && spec.Bus == "" {
+			d.Bus, d.Boot = below.Bus, below.Boot
+		}
 		switch g := m.ground(spec.ID); {
 		case below != nil && below.Size <= spec.Size:
 			d.Data.Backing, d.Map.Backing = below.Data.File, below.Map.File

@@ -1,7 +1,6 @@
 package kvm
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"path"
@@ -49,7 +48,10 @@ func (r *replica) fittedDisks(m *manifest, p *point, file func(disk string) stri
 	for _, id := range m.stageDisks(p) {
 		f := fittedDisk{id: id, bus: "virtio", file: path.Join(r.dir, file(id))}
 		if p != nil {
-			f.bus, f.boot = cmp.Or(p.disk(id).Bus, f.bus), p.disk(id).Boot
+			f.boot = p.disk(id).Boot
+			if bus := p.disk(id).Bus; attaches(m.Hardware, bus) {
+				f.bus = bus
+			}
 		}
 		for _, d := range m.Hardware.Disks {
 			if d.ID == id {
@@ -62,6 +64,11 @@ func (r *replica) fittedDisks(m *manifest, p *point, file func(disk string) stri
 		disks = append(disks, f)
 	}
 	return disks
+}
+
+// attaches says that the machine can have a disk on a bus. A source's own may be one that QEMU or the board does not have.
+func attaches(hw hypervisors.Hardware, bus string) bool {
+	return slices.Contains([]string{"virtio", "scsi", "sata", "usb"}, bus) || bus == "ide" && board(hw) == "pc"
 }
 
 // knows says that a disk is one that the replica's points may have; others of an adopted machine, a CD drive say, stay
