@@ -20,6 +20,37 @@ type Wishes struct {
 	Memory int64 // bytes
 	// NICModel for all NICs: a target may have no driver for what the source has.
 	NICModel string
+	// Disks are the wishes for single disks, by id; those of a disk that the source does not have are ignored.
+	Disks map[string]DiskWish
+}
+
+// DiskWish is what a replica does not take over of a disk.
+type DiskWish struct {
+	// LeaveOut: the replica does not have it.
+	LeaveOut bool
+	// Bus it is attached to; empty: as at the source.
+	Bus string
+}
+
+// Disk gives a disk as a replica has it; false: it is left out, or cannot be protected.
+func (w Wishes) Disk(d hypervisors.Disk) (hypervisors.Disk, bool) {
+	wish := w.Disks[d.ID]
+	if wish.Bus != "" {
+		d.Bus = wish.Bus
+	}
+	return d, !wish.LeaveOut && d.Excluded == ""
+}
+
+// BootDisk gives the id of the disk that a machine boots from, as far as its hardware says: the first of the boot order,
+// else the first of all; empty: it has none.
+func BootDisk(hw hypervisors.Hardware) string {
+	id, first := "", 0
+	for _, d := range hw.Disks {
+		if id == "" || d.Boot > 0 && (first == 0 || d.Boot < first) {
+			id, first = d.ID, d.Boot
+		}
+	}
+	return id
 }
 
 // Networks maps the name of a source network to the name of a target network. Networks that are not named keep theirs.
@@ -48,14 +79,14 @@ func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hyperv
 	if w.Memory > 0 {
 		hw.Memory = w.Memory
 	}
-	hw.Disks = slices.Clone(hw.Disks)
-	hw.Disks = slices.DeleteFunc(hw.Disks, func(d hypervisors.Disk) bool { return d.Excluded != "" })
-	if len(hw.Disks) == 0 {
-		return hw, &hypervisors.Error{
-			Op: "protect", Subject: "machine " + source.Hardware.Name,
-			Err:  fmt.Errorf("%w: it has no disk that can be protected%s", hypervisors.ErrInvalid, excluded(source.Hardware.Disks)),
-			Hint: "Give the machine a disk image of its own (qcow2 for change tracking).",
+	hw.Disks = nil
+	for _, d := range source.Hardware.Disks {
+		if d, has := w.Disk(d); has {
+			hw.Disks = append(hw.Disks, d)
 		}
+	}
+	if len(hw.Disks) == 0 {
+		return hw, diskless(source, w)
 	}
 	hw.NICs = slices.Clone(hw.NICs)
 	if missing := networks.Missing(source, target); len(missing) > 0 {
@@ -115,15 +146,24 @@ func Bubble(hw hypervisors.Hardware, network string) map[string]string {
 	return m
 }
 
-func excluded(disks []hypervisors.Disk) string {
+// diskless is the error of a machine that has nothing to protect.
+func diskless(source hypervisors.VM, w Wishes) error {
+	e := &hypervisors.Error{Op: "protect", Subject: "machine " + source.Hardware.Name,
+		Hint: "Give the machine a disk image of its own (qcow2 for change tracking)."}
 	var why []string
-	for _, d := range disks {
-		why = append(why, d.ID+": "+d.Excluded)
+	for _, d := range source.Hardware.Disks {
+		reason := d.Excluded
+		if w.Disks[d.ID].LeaveOut {
+			reason, e.Hint = "left out", "Take one of its disks back, or take the machine out of the group."
+		}
+		why = append(why, d.ID+": "+reason)
 	}
-	if len(why) == 0 {
-		return ""
+	reasons := ""
+	if len(why) > 0 {
+		reasons = " (" + strings.Join(why, "; ") + ")"
 	}
-	return " (" + strings.Join(why, "; ") + ")"
+	e.Err = fmt.Errorf("%w: no disk of it would be protected%s", hypervisors.ErrInvalid, reasons)
+	return e
 }
 
 func names(networks []hypervisors.Network) []string {

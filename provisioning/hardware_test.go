@@ -39,6 +39,37 @@ func TestReplicaFollowsWishes(t *testing.T) {
 	require.Equal(t, "e1000e", hw.NICs[0].Model)
 }
 
+func TestReplicaFollowsWishesForDisks(t *testing.T) {
+	vm := source()
+	vm.Hardware.Disks = append(vm.Hardware.Disks, hypervisors.Disk{ID: "vdb", Bus: "virtio"}, hypervisors.Disk{ID: "vdc", Bus: "virtio"})
+	mapping := provisioning.Networks{"dmz": "lan"}
+	wishes := provisioning.Wishes{Disks: map[string]provisioning.DiskWish{"vdb": {LeaveOut: true}, "vdc": {Bus: "sata"}, "gone": {LeaveOut: true}}}
+	hw, err := provisioning.Replica(vm, wishes, mapping, networks)
+	require.NoError(t, err)
+	require.Equal(t, []hypervisors.Disk{vm.Hardware.Disks[0], {ID: "vdc", Bus: "sata"}}, hw.Disks)
+	require.Len(t, vm.Hardware.Disks, 4)
+	require.Equal(t, "virtio", vm.Hardware.Disks[3].Bus, "the source's own description is not touched")
+
+	for _, id := range []string{"vda", "vdc"} {
+		wishes.Disks[id] = provisioning.DiskWish{LeaveOut: true}
+	}
+	_, err = provisioning.Replica(vm, wishes, mapping, networks)
+	require.ErrorIs(t, err, hypervisors.ErrInvalid)
+	require.Contains(t, err.Error(), "vda: left out; sda: shared with another machine; vdb: left out")
+	require.Contains(t, hypervisors.Hint(err), "Take one of its disks back")
+}
+
+func TestBootDisk(t *testing.T) {
+	for want, disks := range map[string][]hypervisors.Disk{
+		"":  nil,
+		"a": {{ID: "a"}, {ID: "b"}},
+		"b": {{ID: "a"}, {ID: "b", Boot: 2}},
+		"c": {{ID: "a", Boot: 3}, {ID: "b", Boot: 2}, {ID: "c", Boot: 1}, {ID: "d"}},
+	} {
+		require.Equal(t, want, provisioning.BootDisk(hypervisors.Hardware{Disks: disks}))
+	}
+}
+
 func TestReplicaThatCannotBe(t *testing.T) {
 	_, err := provisioning.Replica(source(), provisioning.Wishes{}, nil, networks)
 	require.ErrorIs(t, err, hypervisors.ErrUnknownNetwork)
