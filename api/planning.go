@@ -82,7 +82,7 @@ type PlanChange struct {
 
 // PlanWarning is something that a person should know before the order is given.
 type PlanWarning struct {
-	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,nothing-to-do"`
+	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,disk-missing,disk-left-out,nothing-to-do"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host"`
 	Text    string `json:"text"`
@@ -107,7 +107,7 @@ const (
 
 // PreflightCheck is one thing that was looked at.
 type PreflightCheck struct {
-	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth"`
+	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth"`
 	Level   string `json:"level" enum:"ok,warning,error"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
@@ -129,6 +129,9 @@ type MachineEdit struct {
 	VM     string  `json:"vm" minLength:"1" doc:"As in the group's specification, or the machine's name or id"`
 	Stage  int     `json:"stage,omitempty" minimum:"0" maximum:"20" doc:"Start group; 0 means 1"`
 	Checks []Check `json:"checks,omitempty"`
+	// LeaveOut replaces the list of the disks that are left out, while production is at home. A disk that is taken back is
+	// copied whole by the next cycle; points that there are stay as they are.
+	LeaveOut []string `json:"leaveOut,omitzero" maxItems:"64" doc:"Ids of all disks that are left out of protection from now on; left out: as it was"`
 }
 
 // Validate checks an edit; see GroupSpec.Validate.
@@ -143,6 +146,11 @@ func (e GroupEdit) Validate() error {
 		}
 		if err := (GroupMachine{VM: m.VM, Stage: m.Stage, Checks: m.Checks}).validate(field); err != nil {
 			return err
+		}
+		for n, id := range m.LeaveOut {
+			if err := namedOnce(fmt.Sprintf("%s.leaveOut[%d]", field, n), id, m.LeaveOut[:n]); err != nil {
+				return err
+			}
 		}
 	}
 	return e.Runbook.Validate()

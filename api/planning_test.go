@@ -99,6 +99,8 @@ func FuzzGroupEdit(f *testing.F) {
 	for _, s := range []string{
 		`{"policy":{"rpoSeconds":60},"machines":[{"vm":"web","checks":[{"kind":"agent"}]},{"vm":"db"}]}`,
 		`{"policy":{"rpoSeconds":60,"windows":[{"days":["fri"],"from":"22:00","to":"04:00"}],"timeZone":"Europe/Paris"},"machines":[{"vm":"a"},{"vm":"a"}]}`,
+		`{"policy":{"rpoSeconds":60},"machines":[{"vm":"a","leaveOut":["vdb"," ","vdb"]}]}`,
+		`{"policy":{"rpoSeconds":60},"machines":[{"vm":"a","leaveOut":["vdb","vdc"]},{"vm":"b","leaveOut":[]}]}`,
 		`{"machines":[{}]}`, `null`, `{"policy":{"rpoSeconds":60},"machines":[{"vm":" "}]}`,
 	} {
 		f.Add(s)
@@ -114,10 +116,30 @@ func FuzzGroupEdit(f *testing.F) {
 		}
 		spec := api.GroupSpec{Name: "x", SourceHost: "a", TargetHost: "b", Policy: e.Policy, Machines: []api.GroupMachine{{VM: "other\x00"}}}
 		for _, m := range e.Machines {
-			spec.Machines = append(spec.Machines, api.GroupMachine{VM: m.VM, Checks: m.Checks})
+			spec.Machines = append(spec.Machines, api.GroupMachine{VM: m.VM, Checks: m.Checks, Disks: api.GroupMachine{}.LeavingOut(m.LeaveOut)})
 		}
 		require.NoError(t, spec.Validate())
 	})
+}
+
+// An edit that takes all disks back is another one than an edit that is silent about them.
+func TestLeaveOutTravels(t *testing.T) {
+	for text, list := range map[string][]string{`{"vm":"a"}`: nil, `{"vm":"a","leaveOut":[]}`: {}, `{"vm":"a","leaveOut":["vdb"]}`: {"vdb"}} {
+		data, err := json.Marshal(api.MachineEdit{VM: "a", LeaveOut: list})
+		require.NoError(t, err)
+		require.Equal(t, text, string(data))
+		var back api.MachineEdit
+		require.NoError(t, json.Unmarshal(data, &back))
+		require.Equal(t, list, back.LeaveOut)
+	}
+}
+
+func TestLeavingOut(t *testing.T) {
+	m := api.GroupMachine{Disks: []api.GroupDisk{{ID: "a", LeaveOut: true}, {ID: "b", Bus: "sata"}, {ID: "c", Bus: "scsi", LeaveOut: true}}}
+	require.Equal(t, []string{"a", "c"}, m.LeftOut())
+	require.Equal(t, []api.GroupDisk{{ID: "b", Bus: "sata", LeaveOut: true}, {ID: "c", Bus: "scsi"}, {ID: "d", LeaveOut: true}}, m.LeavingOut([]string{"b", "d"}))
+	require.Empty(t, m.Disks[1].LeaveOut, "others read the ones that are there")
+	require.Empty(t, api.GroupMachine{Disks: m.Disks[:1]}.LeavingOut(nil))
 }
 
 // All that is wrong with a group is told at once, and Validate says the first of it.

@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // HostSpec connects a hypervisor.
 type HostSpec struct {
@@ -67,6 +70,7 @@ type Disk struct {
 	Bus      string `json:"bus"`
 	Format   string `json:"format"`
 	Path     string `json:"path,omitempty"`
+	Boot     int    `json:"boot,omitempty" doc:"Place in the boot order, from 1; 0 means none"`
 	Excluded string `json:"excluded,omitempty" doc:"Why it cannot be protected"`
 }
 
@@ -125,11 +129,47 @@ type GroupMachine struct {
 	// Stage of the start: production is shut down in the reverse order.
 	Stage int `json:"stage,omitempty" minimum:"0" maximum:"20" doc:"Start group, from 1; the next stage starts when this one has. 0 means 1"`
 	// ReplicaName defaults to the machine's name.
-	ReplicaName string  `json:"replicaName,omitempty" maxLength:"63"`
-	CPUs        int     `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"0 means as the source"`
-	Memory      int64   `json:"memory,omitempty" minimum:"0" doc:"Bytes; 0 means as the source"`
-	NICModel    string  `json:"nicModel,omitempty" enum:"virtio,e1000,e1000e,rtl8139,vmxnet3" doc:"Empty means as the source"`
-	Checks      []Check `json:"checks,omitempty" doc:"What must answer before a start counts as passed"`
+	ReplicaName string `json:"replicaName,omitempty" maxLength:"63"`
+	CPUs        int    `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"0 means as the source"`
+	Memory      int64  `json:"memory,omitempty" minimum:"0" doc:"Bytes; 0 means as the source"`
+	NICModel    string `json:"nicModel,omitempty" enum:"virtio,e1000,e1000e,rtl8139,vmxnet3" doc:"Empty means as the source"`
+	// Disks that are not named are protected, and attached as at the source.
+	Disks  []GroupDisk `json:"disks,omitempty" maxItems:"64" doc:"Wishes for single disks"`
+	Checks []Check     `json:"checks,omitempty" doc:"What must answer before a start counts as passed"`
+}
+
+// GroupDisk is a wish for one disk of a machine.
+type GroupDisk struct {
+	ID string `json:"id" minLength:"1" maxLength:"64" doc:"As the source host names it"`
+	// LeaveOut: it is neither frozen nor copied, and no recovery point has it. A failback leaves the one at home as it is.
+	LeaveOut bool   `json:"leaveOut,omitempty" doc:"Not protected, such as swap, scratch or backups; the replica does not have it"`
+	Bus      string `json:"bus,omitempty" enum:"virtio,scsi,sata" doc:"What the replica's disk is attached to; empty means as at the source"`
+}
+
+// LeftOut are the ids of the disks that are left out.
+func (m GroupMachine) LeftOut() (ids []string) {
+	for _, d := range m.Disks {
+		if d.LeaveOut {
+			ids = append(ids, d.ID)
+		}
+	}
+	return ids
+}
+
+// LeavingOut gives the machine's wishes with exactly these disks left out.
+func (m GroupMachine) LeavingOut(ids []string) (wishes []GroupDisk) {
+	for _, d := range m.Disks {
+		d.LeaveOut = slices.Contains(ids, d.ID)
+		if d.LeaveOut || d.Bus != "" {
+			wishes = append(wishes, d)
+		}
+	}
+	for _, id := range ids {
+		if !slices.ContainsFunc(wishes, func(d GroupDisk) bool { return d.ID == id }) {
+			wishes = append(wishes, GroupDisk{ID: id, LeaveOut: true})
+		}
+	}
+	return wishes
 }
 
 // Check is a boot check. "running" is always made.

@@ -17,6 +17,8 @@ const (
 	maxRPOSeconds = 7 * 24 * 3600
 	maxTiers      = 16
 
+	maxDiskID = 64
+
 	minVerifySeconds = 60
 	maxVerifySeconds = 365 * 24 * 3600
 )
@@ -116,10 +118,40 @@ func (m GroupMachine) validate(field string) error {
 		return invalid(field+".replicaName", "Leave out slashes, line breaks and spaces at the ends.",
 			"%q is no name for a replica", m.ReplicaName)
 	}
+	var disks []string
+	for i, d := range m.Disks {
+		if err := d.validate(fmt.Sprintf("%s.disks[%d]", field, i), disks); err != nil {
+			return err
+		}
+		disks = append(disks, d.ID)
+	}
 	for i, c := range m.Checks {
 		if err := c.validate(fmt.Sprintf("%s.checks[%d]", field, i)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// Buses that a replica's disk can be attached to by wish.
+var Buses = []string{"virtio", "scsi", "sata"}
+
+func (d GroupDisk) validate(field string, before []string) error {
+	if d.Bus != "" && !slices.Contains(Buses, d.Bus) {
+		return invalid(field+".bus", "Use "+strings.Join(Buses, ", ")+", or leave it out.", "a disk cannot be attached to %q", d.Bus)
+	}
+	return namedOnce(field+".id", d.ID, before)
+}
+
+// namedOnce refuses a disk without a name, or one that was named before.
+func namedOnce(field, id string, before []string) error {
+	switch {
+	case strings.TrimSpace(id) == "":
+		return invalid(field, "Give the disk's id as the source host names it, such as vdb.", "the disk has no name")
+	case len(id) > maxDiskID:
+		return invalid(field, "Use the disk's id as the source host names it, such as vdb.", "a disk's name has at most %d bytes", maxDiskID)
+	case slices.Contains(before, id):
+		return invalid(field, "Name each disk once.", "disk %s is named twice", id)
 	}
 	return nil
 }

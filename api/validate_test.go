@@ -1,6 +1,7 @@
 package api
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,7 +11,7 @@ func goodGroup() GroupSpec {
 	return GroupSpec{
 		Name: "shop", SourceHost: "kvm1", TargetHost: "kvm2",
 		Machines: []GroupMachine{
-			{VM: "db", Checks: []Check{{Kind: "agent"}, {Kind: "tcp", Address: "192.0.2.10:5432", From: "192.0.2.200/24"}}},
+			{VM: "db", Disks: []GroupDisk{{ID: "vdb", LeaveOut: true}, {ID: "vda", Bus: "sata"}}, Checks: []Check{{Kind: "agent"}, {Kind: "tcp", Address: "192.0.2.10:5432", From: "192.0.2.200/24"}}},
 			{VM: "web", ReplicaName: "web-replica", Checks: []Check{
 				{Kind: "http", Address: "http://192.0.2.11/health", Contains: "ok"},
 				{Kind: "http", Address: "https://[2001:db8::11]:8443/", TimeoutSeconds: 60}}},
@@ -44,6 +45,10 @@ func TestBadGroups(t *testing.T) {
 		"replica name as a path": {"machines[1].replicaName", func(s *GroupSpec) { s.Machines[1].ReplicaName = "../db" }},
 		"negative CPUs":          {"machines[0].cpus", func(s *GroupSpec) { s.Machines[0].CPUs = -1 }},
 		"memory in MB":           {"machines[0].memory", func(s *GroupSpec) { s.Machines[0].Memory = 2048 }},
+		"disk without name":      {"machines[0].disks[0].id", func(s *GroupSpec) { s.Machines[0].Disks[0].ID = " " }},
+		"disk with a long name":  {"machines[0].disks[0].id", func(s *GroupSpec) { s.Machines[0].Disks[0].ID = strings.Repeat("v", maxDiskID+1) }},
+		"disk twice":             {"machines[0].disks[1].id", func(s *GroupSpec) { s.Machines[0].Disks[1].ID = "vdb" }},
+		"disk on a floppy bus":   {"machines[0].disks[1].bus", func(s *GroupSpec) { s.Machines[0].Disks[1].Bus = "fdc" }},
 		"network twice":          {"networks[1].from", func(s *GroupSpec) { s.Networks[1].From = "prod" }},
 		"network to nothing":     {"networks[0].to", func(s *GroupSpec) { s.Networks[0].To = "" }},
 		"network from nothing":   {"networks[0].from", func(s *GroupSpec) { s.Networks[0].From = "" }},

@@ -204,7 +204,7 @@ const (
 func (c *cycle) checkpoint(ctx context.Context) (hypervisors.Checkpoint, error) {
 	req := hypervisors.CheckpointRequest{Name: c.id, Quiesce: c.g.Spec.Policy.Consistency == string(hypervisors.ApplicationConsistent)}
 	for _, m := range c.members {
-		vm := hypervisors.CheckpointVM{ID: m.vm}
+		vm := hypervisors.CheckpointVM{ID: m.vm, LeaveOut: c.g.Spec.Machines[m.index].LeftOut()}
 		// The target says what it holds, the record that this is still of the same direction: since the roles were swapped
 		// the machine's disks were written by others than its guest, and no older change id may be trusted.
 		if m.newest != nil && m.newest.ChangeID == c.g.Members[m.index].ChangeID {
@@ -351,8 +351,13 @@ func planDisk(ctx context.Context, m *cycleMember, d hypervisors.FrozenDisk, com
 
 func (c *cycle) openDraft(ctx context.Context, m *cycleMember, plans []*diskPlan) error {
 	req := hypervisors.DraftRequest{Point: c.id}
+	attached, err := c.attached(ctx, m, plans)
+	if err != nil {
+		return err
+	}
 	for _, p := range plans {
-		req.Disks = append(req.Disks, hypervisors.DraftDiskSpec{ID: p.disk.ID(), Size: p.disk.Size()})
+		as := attached[p.disk.ID()]
+		req.Disks = append(req.Disks, hypervisors.DraftDiskSpec{ID: p.disk.ID(), Size: p.disk.Size(), Bus: as.Bus, Boot: as.Boot})
 		if m.kind != kindDifference { // what differs is known only after comparing
 			req.ExpectBytes += p.data
 		}

@@ -14,7 +14,7 @@ func (e *Engine) UpdatePolicy(ctx context.Context, ref string, revision int64, p
 }
 
 // UpdateGroup changes what can be changed of a group whose revision the caller has seen: all of it, or nothing.
-func (e *Engine) UpdateGroup(_ context.Context, ref string, revision int64, edit api.GroupEdit) (api.Group, error) {
+func (e *Engine) UpdateGroup(ctx context.Context, ref string, revision int64, edit api.GroupEdit) (api.Group, error) {
 	if err := edit.Validate(); err != nil {
 		return api.Group{}, err
 	}
@@ -23,6 +23,9 @@ func (e *Engine) UpdateGroup(_ context.Context, ref string, revision int64, edit
 	}
 	g, err := e.group(ref)
 	if err != nil {
+		return api.Group{}, err
+	}
+	if err := e.mayLeaveOut(ctx, g, edit); err != nil {
 		return api.Group{}, err
 	}
 	g, err = e.update(g.ID, func(g *group) error {
@@ -38,6 +41,13 @@ func (e *Engine) UpdateGroup(_ context.Context, ref string, revision int64, edit
 				return err
 			}
 			g.Spec.Machines[at].Stage, g.Spec.Machines[at].Checks = m.Stage, m.Checks
+			if m.LeaveOut == nil || same(g.Spec.Machines[at].LeftOut(), m.LeaveOut) {
+				continue
+			}
+			if err := g.atHome(i); err != nil { // it may have gone since
+				return err
+			}
+			g.Spec.Machines[at].Disks = g.Spec.Machines[at].LeavingOut(m.LeaveOut)
 		}
 		if edit.Runbook != nil {
 			if g.Spec.Runbook = edit.Runbook; len(edit.Runbook.Stages) == 0 {

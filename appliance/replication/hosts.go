@@ -145,7 +145,7 @@ func machineView(vm hypervisors.VM) api.Machine {
 	m := api.Machine{ID: vm.ID, Name: hw.Name, State: string(vm.State), CPUs: hw.CPUs, Memory: hw.Memory, Firmware: string(hw.Firmware),
 		Replica: vm.Replica != "", GuestAgent: hw.GuestAgent, Warnings: vm.Warnings, Disks: []api.Disk{}, NICs: []api.NIC{}}
 	for _, d := range hw.Disks {
-		m.Disks = append(m.Disks, api.Disk{ID: d.ID, Size: d.Size, Bus: d.Bus, Format: d.Format, Path: d.Path, Excluded: d.Excluded})
+		m.Disks = append(m.Disks, api.Disk{ID: d.ID, Size: d.Size, Bus: d.Bus, Format: d.Format, Path: d.Path, Boot: d.Boot, Excluded: d.Excluded})
 	}
 	for _, n := range hw.NICs {
 		m.NICs = append(m.NICs, api.NIC(n))

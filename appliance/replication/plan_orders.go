@@ -19,6 +19,7 @@ func (p *plan) planTest() {
 	if p.sight.target.err == nil && !p.sight.target.isolates {
 		p.warn("isolation-missing", "", p.target, p.target+" cannot make isolated networks.", "Run the doctor on it: it says what is missing.", true)
 	}
+	p.without()
 	p.proven()
 }
 
@@ -57,6 +58,7 @@ func (p *plan) planFailover() {
 			p.warn("replica-runs", m.Name, p.target, "The replica of "+m.Name+" was turned on by hand.", "Order fence to turn it off.", false)
 		}
 	}
+	p.without()
 	p.proven()
 }
 
@@ -165,6 +167,7 @@ func (p *plan) planReprotect() {
 	p.before = p.sight.target
 	p.Undo = fmt.Sprintf("Failback brings the machines home to %s.", p.source)
 	p.reverse()
+	p.leftBehind(p.sight.target, p.sight.source)
 	p.both()
 	p.serving()
 }
@@ -214,6 +217,7 @@ func (p *plan) planFailback() {
 	for _, m := range p.g.Members {
 		p.change("replica-writes-discarded", m.Name, away.host, "The copy of %s that served on %s goes, once it is protected again.", m.Name, away.host)
 	}
+	p.leftBehind(away, home)
 	p.both()
 	p.proven()
 }

@@ -236,6 +236,32 @@ func homeScenarios() map[string]scenario {
 				require.EqualValues(w.t, 20, w.records(w.home, db))
 				w.sameAtTarget(g, vm, db)
 			}},
+		"failback with a disk left out": {kind: "failback", state: api.StateProtected, order: failback,
+			before: func(w *world, vm, db string) {
+				w.scratch(vm, "only at home")
+				require.NoError(w.t, w.leaveOut("web", "vdc"))
+				committed(w, vm, db)
+			},
+			after: func(w *world, vm, db string, g api.Group) {
+				atHome(w, vm, db, g)
+				require.EqualValues(w.t, 110, w.records(w.home, vm))
+				w.scratched(w.home, vm, "only at home")
+				w.done(w.engine.SyncNow(w.t.Context(), "shop"))
+				require.Equal(w.t, []string{"vda", "vdb"}, w.disksOf("web", 0))
+			}},
+		"failback with a disk left out that fails": {kind: "failback", state: api.StateMirroring, order: failback,
+			broken: func(host, call, _ string) bool { return host == "home" && call == "Power.Start" },
+			before: func(w *world, vm, db string) {
+				w.scratch(vm, "only at home")
+				require.NoError(w.t, w.leaveOut("web", "vdc"))
+				committed(w, vm, db)
+			},
+			after: func(w *world, vm, db string, g api.Group) {
+				notHome(w, vm, db, g)
+				w.done(w.engine.SyncNow(w.t.Context(), "shop"))
+				w.done(w.engine.Failback(w.t.Context(), "shop"))
+				w.scratched(w.home, vm, "only at home")
+			}},
 		"failback that fails": {kind: "failback", state: api.StateMirroring, // settling gave up the points at home
 			before: committed, order: failback,
 			broken: func(host, call, _ string) bool { return host == "home" && call == "Power.Start" },

@@ -208,7 +208,7 @@ func (s *survey) machines(ctx context.Context) {
 		if owner := protected[vm.ID]; owner != "" {
 			s.refuse("protected", field, vm.Hardware.Name, api.Errorf(api.CodeConflict, "Remove it there first.", "machine %s is protected already, by group %s", vm.Hardware.Name, owner))
 		}
-		s.content(vm, field)
+		s.content(vm, field, i)
 	}
 }
 
@@ -233,10 +233,14 @@ func (s *survey) find(ctx context.Context, ref string) (hypervisors.VM, error) {
 }
 
 // content looks at a machine itself.
-func (s *survey) content(vm hypervisors.VM, field string) {
+func (s *survey) content(vm hypervisors.VM, field string, member int) {
 	name, caps := vm.Hardware.Name, s.source.host.Capabilities()
+	s.wishesForDisks(vm, member)
+	leftOut := s.spec.Machines[member].LeftOut()
 	for _, d := range vm.Hardware.Disks {
 		switch {
+		case slices.Contains(leftOut, d.ID):
+			continue // said already
 		case d.Excluded != "":
 			s.doubt("disk-excluded", field, name, fmt.Sprintf("Disk %s of %s is left out: %s. The replica will not have it.", d.ID, name, d.Excluded), "")
 			continue
@@ -307,7 +311,11 @@ func (s *survey) replicas() {
 }
 
 func wishes(w api.GroupMachine) provisioning.Wishes {
-	return provisioning.Wishes{Name: w.ReplicaName, CPUs: w.CPUs, Memory: w.Memory, NICModel: w.NICModel}
+	disks := map[string]provisioning.DiskWish{}
+	for _, d := range w.Disks {
+		disks[d.ID] = provisioning.DiskWish{LeaveOut: d.LeaveOut, Bus: d.Bus}
+	}
+	return provisioning.Wishes{Name: w.ReplicaName, CPUs: w.CPUs, Memory: w.Memory, NICModel: w.NICModel, Disks: disks}
 }
 
 func (s *survey) networks() provisioning.Networks { return networkMapping(s.spec.Networks) }

@@ -1478,6 +1478,11 @@ export interface components {
             tries: number;
         };
         Disk: {
+            /**
+             * Format: int64
+             * @description Place in the boot order, from 1; 0 means none
+             */
+            boot?: number;
             bus: string;
             /** @description Why it cannot be protected */
             excluded?: string;
@@ -1611,6 +1616,17 @@ export interface components {
             /** @description The running verification, or the last one */
             verification?: components["schemas"]["Verification"];
         };
+        GroupDisk: {
+            /**
+             * @description What the replica's disk is attached to; empty means as at the source
+             * @enum {string}
+             */
+            bus?: "virtio" | "scsi" | "sata";
+            /** @description As the source host names it */
+            id: string;
+            /** @description Not protected, such as swap, scratch or backups; the replica does not have it */
+            leaveOut?: boolean;
+        };
         GroupEdit: {
             machines?: components["schemas"]["MachineEdit"][] | null;
             policy: components["schemas"]["Policy"];
@@ -1625,6 +1641,8 @@ export interface components {
              * @description 0 means as the source
              */
             cpus?: number;
+            /** @description Wishes for single disks */
+            disks?: components["schemas"]["GroupDisk"][] | null;
             /**
              * Format: int64
              * @description Bytes; 0 means as the source
@@ -1855,6 +1873,8 @@ export interface components {
         };
         MachineEdit: {
             checks?: components["schemas"]["Check"][] | null;
+            /** @description Ids of all disks that are left out of protection from now on; left out: as it was */
+            leaveOut?: string[] | null;
             /**
              * Format: int64
              * @description Start group; 0 means 1
@@ -2099,7 +2119,7 @@ export interface components {
         };
         PlanWarning: {
             /** @enum {string} */
-            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "nothing-to-do";
+            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "disk-missing" | "disk-left-out" | "nothing-to-do";
             /** @description What to do about it */
             hint?: string;
             /** @description Name of the host */
@@ -2190,7 +2210,7 @@ export interface components {
             ready: boolean;
         };
         PreflightCheck: {
-            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth */
+            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth */
             code: string;
             /** @description Of the specification, such as machines[0].vm */
             field?: string;
@@ -2907,6 +2927,7 @@ export type EmailChannel = components['schemas']['EmailChannel'];
 export type Event = components['schemas']['Event'];
 export type FailoverOrder = components['schemas']['FailoverOrder'];
 export type Group = components['schemas']['Group'];
+export type GroupDisk = components['schemas']['GroupDisk'];
 export type GroupEdit = components['schemas']['GroupEdit'];
 export type GroupMachine = components['schemas']['GroupMachine'];
 export type GroupMember = components['schemas']['GroupMember'];
