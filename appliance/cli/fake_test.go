@@ -98,6 +98,7 @@ func someGroup() api.Group {
 func splitGroup() api.Group {
 	g := someGroup()
 	g.Name, g.State, g.Problem = "split", api.StateFailedOver, "started, but web1: http: connection refused"
+	g.Machines = []api.GroupMachine{{VM: "db1"}, {VM: "web1", Disks: []api.GroupDisk{{ID: "vda", Bus: "sata"}, {ID: "vdb", LeaveOut: true}}}}
 	g.Alerts = []api.Alert{
 		{Kind: "news", Since: *ago(3 * time.Hour), Message: "an alert of a later version"},
 		{Kind: api.AlertMismatch, Since: *ago(time.Hour), Message: "web1 differs from its source", Hint: "The next point repairs it."},

@@ -132,14 +132,15 @@ func writeMachines(w io.Writer, machines []api.Machine) {
 	t := newTable(w, "NAME", "STATE", "CPUS", "MEMORY", "DISKS", "SIZE", "GROUP", "ID")
 	for _, m := range machines {
 		var total int64
+		var disks []string
 		for _, d := range m.Disks {
-			total += d.Size
+			total, disks = total+d.Size, append(disks, d.ID)
 		}
 		group := orDash(m.Protected)
 		if m.Replica {
 			group += " (replica)"
 		}
-		t.row(m.Name, m.State, m.CPUs, size(m.Memory), len(m.Disks), size(total), group, m.ID)
+		t.row(m.Name, m.State, m.CPUs, size(m.Memory), orDash(strings.Join(disks, " ")), size(total), group, m.ID)
 	}
 	t.flush()
 	for _, m := range machines {

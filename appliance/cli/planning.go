@@ -47,12 +47,12 @@ func writePreflight(w io.Writer, p api.Preflight) {
 	fmt.Fprintf(w, "\n%s to copy at first\n", size(p.Bytes))
 }
 
-// groupEdit changes policy, checks, stages and runbook together: all of it, or nothing.
+// groupEdit changes policy, checks, stages, disks and runbook together: all of it, or nothing.
 func (a *app) groupEdit() *cobra.Command {
 	var p policyFlags
-	var checks, none, stages []string
+	var checks, none, stages, out, back []string
 	var runbook string
-	cmd := a.command("edit GROUP", "Change policy, checks, stages and runbook of a group at once", 1,
+	cmd := a.command("edit GROUP", "Change policy, checks, stages, disks and runbook of a group at once", 1,
 		func(ctx context.Context, c *client.Client, args []string) error {
 			g, err := c.GetGroup(ctx, args[0])
 			if err != nil {
@@ -69,11 +69,14 @@ func (a *app) groupEdit() *cobra.Command {
 			if edit.Machines, err = stageEdits(g, edit.Machines, stages); err != nil {
 				return err
 			}
+			if edit.Machines, err = diskEdits(g, edit.Machines, out, back); err != nil {
+				return err
+			}
 			if edit.Runbook, err = readRunbook(runbook, a.in); err != nil {
 				return err
 			}
 			if !changed && len(edit.Machines) == 0 && edit.Runbook == nil {
-				return wrong("nothing is to be changed: give flags of the policy, --check, --no-checks, --stage or --runbook")
+				return wrong("nothing is to be changed: give flags of the policy, --check, --no-checks, --stage, --leave-out, --take-back or --runbook")
 			}
 			if err := edit.Validate(); err != nil {
 				return err
@@ -87,6 +90,8 @@ func (a *app) groupEdit() *cobra.Command {
 	cmd.Flags().StringArrayVar(&checks, "check", nil,
 		"what must answer after a start, as for create; replaces the checks that the machine has; repeat it")
 	cmd.Flags().StringArrayVar(&stages, "stage", nil, "start group of a machine, as MACHINE=NUMBER; repeat it")
+	cmd.Flags().StringArrayVar(&out, "leave-out", nil, "disk that is not protected any more, as MACHINE=DISK; older points keep it; repeat it")
+	cmd.Flags().StringArrayVar(&back, "take-back", nil, "disk that was left out and is protected again, as MACHINE=DISK; the next cycle copies it whole; repeat it")
 	cmd.Flags().StringVar(&runbook, "runbook", "", "file with the new runbook in JSON, as the API takes it; - reads standard input, none drops the runbook")
 	cmd.Flags().StringArrayVar(&none, "no-checks", nil, "machine whose checks are dropped; repeat it")
 	return cmd

@@ -79,7 +79,7 @@ func (p *policyFlags) apply(policy *api.Policy) (changed bool, err error) {
 type specFlags struct {
 	file, source, target, storage string
 	machines, networks, checks    []string
-	stages                        []string
+	stages, leaveOut, buses       []string
 	policy                        policyFlags
 }
 
@@ -91,6 +91,8 @@ func (s *specFlags) add(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&s.machines, "machine", nil, "machine to protect, as NAME or NAME=REPLICA; repeat it in the order of starting")
 	flags.StringArrayVar(&s.stages, "stage", nil,
 		"start group of a machine, as MACHINE=NUMBER; the others start in 1. Delays, checks to wait for, scripts and manual steps: runbook in --file; repeat it")
+	flags.StringArrayVar(&s.leaveOut, "leave-out", nil, "disk that is not protected, such as swap or scratch, as MACHINE=DISK; repeat it")
+	flags.StringArrayVar(&s.buses, "disk-bus", nil, "what a disk of the replica is attached to, as MACHINE=DISK=BUS with virtio, scsi or sata (default: as at the source); repeat it")
 	flags.StringArrayVar(&s.networks, "network", nil, "network to map, as SOURCE=TARGET; repeat it")
 	flags.StringArrayVar(&s.checks, "check", nil,
 		"what must answer after a start: agent, tcp://IP:PORT or http://IP[:PORT]/PATH; MACHINE=CHECK when there are several; repeat it")
@@ -136,6 +138,9 @@ func (s *specFlags) spec(name string, in io.Reader) (api.GroupSpec, error) {
 		if err := setStage(spec.Machines, st); err != nil {
 			return spec, err
 		}
+	}
+	if err := leaveOut(spec.Machines, s.leaveOut, s.buses); err != nil {
+		return spec, err
 	}
 	for _, c := range s.checks {
 		if err := addCheck(spec.Machines, c); err != nil {
