@@ -357,8 +357,8 @@ type Guest interface {
 	// AgentPing returns nil when the guest agent answers.
 	AgentPing(ctx context.Context, vm string) error
 	// Dial opens a TCP connection to addr ("ip:port") from within the named network of the host, so that a guest in an
-	// isolated network can be asked. from is the address with prefix to use there ("192.0.2.9/24"); empty: the host's
-	// own way, for networks that have one.
+	// isolated network can be asked. from is the address with prefix to use there ("192.0.2.9/24"), for which the host
+	// must be capable of Dial; empty: the host's own way, for networks that have one.
 	Dial(ctx context.Context, network, from, addr string) (net.Conn, error)
 }
 

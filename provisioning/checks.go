@@ -163,6 +163,9 @@ func (s Stage) dial(ctx context.Context, c Check, addr string) (net.Conn, error)
 	}
 	from := ""
 	if s.Isolated {
+		if !s.Host.Capabilities().Dial {
+			return nil, fmt.Errorf("%w: this host leads nobody into an isolated network", hypervisors.ErrIncapable)
+		}
 		if from, err = c.from(addr); err != nil {
 			return nil, err
 		}

@@ -76,7 +76,7 @@ func New(name string, clock func() time.Time, opts ...Option) *Hypervisor {
 	hv := &Hypervisor{
 		name:  name,
 		clock: clock,
-		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true,
+		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true, Dial: true,
 			ChangeTracking: true, Quiesce: true, GroupMoment: true},
 		machines: map[string]*machine{},
 		replicas: map[string]*replica{},
@@ -99,12 +99,13 @@ func coherent(c hypervisors.Capabilities) hypervisors.Capabilities {
 	c.ChangeTracking = c.ChangeTracking && c.Source
 	c.Quiesce = c.Quiesce && c.Source
 	c.GroupMoment = c.GroupMoment && c.Source
+	c.Dial = c.Dial && c.Guest
 	for _, part := range []struct {
 		name  string
 		there bool
 	}{
 		{"checkpoints", c.Source}, {"keeping replicas", c.Target}, {"turning machines on and off", c.Power},
-		{"isolated networks", c.Isolation}, {"asking guests", c.Guest}, {"change tracking", c.ChangeTracking},
+		{"isolated networks", c.Isolation}, {"asking guests", c.Guest}, {"connections into isolated networks", c.Dial}, {"change tracking", c.ChangeTracking},
 		{"quiescing", c.Quiesce}, {"screenshots", c.Screen}, {"one moment for several machines", c.GroupMoment},
 	} {
 		if !part.there {

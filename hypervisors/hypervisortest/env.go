@@ -42,7 +42,7 @@ type Env struct {
 	// Storage and Network are names of the host that replicas may use.
 	Storage string
 	Network string
-	// Answer is where the guest of VM, and of any machine started from a copy of its disks, accepts TCP connections.
+	// Answer, for hosts capable of Dial, is where the guest of VM, and of any machine started from a copy of its disks, accepts TCP connections.
 	Answer Answer
 }
 

@@ -76,7 +76,10 @@ func checkCapabilities(_ context.Context, env Env) error {
 	if !caps.Source && (caps.ChangeTracking || caps.Quiesce || caps.GroupMoment) {
 		return errors.New("tracking, quiescing or group moments without Source")
 	}
-	all = all && caps.ChangeTracking && caps.Quiesce && caps.GroupMoment
+	if caps.Dial && !caps.Guest {
+		return errors.New("connections to guests without Guest")
+	}
+	all = all && caps.Dial && caps.ChangeTracking && caps.Quiesce && caps.GroupMoment
 	if !all && len(caps.Missing) == 0 {
 		return errors.New("something is missing and Missing does not say why")
 	}

@@ -180,7 +180,7 @@ func (h *host) probe(ctx context.Context) error {
 }
 
 func capabilities(lib, qemu uint32) hypervisors.Capabilities {
-	c := hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true,
+	c := hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true, Dial: true,
 		ChangeTracking: true, Quiesce: true, GroupMoment: true}
 	var missing []string
 	if lib < needLibvirt {
