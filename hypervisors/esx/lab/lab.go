@@ -124,6 +124,7 @@ func (l *Lab) start(ctx context.Context) error {
 		return fmt.Errorf("create the inventory: %w", err)
 	}
 	l.identify()
+	l.addAutoStart()
 	svc := l.model.Service
 	svc.TLS = new(tls.Config)
 	svc.Listen = &url.URL{Host: "127.0.0.1:0", User: url.UserPassword(l.User, l.Password)}
