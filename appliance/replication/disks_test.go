@@ -233,7 +233,8 @@ func TestPreflightOfDisks(t *testing.T) {
 	require.Contains(t, found["disk-left-out"].Message, "Disk vdc of web")
 	require.Equal(t, "machines[0].disks[1].id", found["disk-unknown"].Field)
 	require.Contains(t, found["disk-unknown"].Hint, "vda, vdb, vdc")
-	require.Equal(t, api.LevelError, check(without(spec("x", "web"), 0, "vda", "vdb", "vdc"))["disks"].Level)
+	all := check(without(spec("x", "web"), 0, "vda", "vdb", "vdc"))["disks"]
+	require.Equal(t, []string{api.LevelError, "machines[0].disks"}, []string{all.Level, all.Field})
 	p, err := w.engine.Preflight(t.Context(), without(spec("x", "web"), 0, "vda"))
 	require.NoError(t, err)
 	require.True(t, p.Ready)

@@ -283,7 +283,11 @@ func (s *survey) replicas() {
 				s.refuse("networks", "networks", name, err)
 			}
 		} else if err != nil {
-			s.refuse("disks", field+".vm", name, err)
+			at := field + ".vm"
+			if len(wish.LeftOut()) > 0 {
+				at = field + ".disks"
+			}
+			s.refuse("disks", at, name, err)
 		}
 		for _, err := range provisioning.Clashes(hw, s.target.vms) {
 			code := "replica-name"
