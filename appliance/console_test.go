@@ -76,7 +76,7 @@ func serveConsole(t *testing.T) *consoleAppliance {
 	for i, kind := range []string{"db", "web", "mail", "files", "erp", "dc"} {
 		for n := range 8 {
 			name := fmt.Sprintf("%s%02d", kind, n+1)
-			id := hosts["fake:berlin"].AddVM(hypervisors.Hardware{Name: name, Disks: []hypervisors.Disk{{Size: 16 << 20}},
+			id := hosts["fake:berlin"].AddVM(hypervisors.Hardware{Name: name, Disks: []hypervisors.Disk{{Size: 16 << 20, Boot: 1}, {Size: 4 << 20}},
 				NICs: []hypervisors.NIC{{Network: "lan"}}, GuestAgent: true})
 			guest := hosts["fake:berlin"].Guest(id)
 			require.NoError(t, guest.Install(fake.GuestConfig{Seed: uint64(10*i + n)}))

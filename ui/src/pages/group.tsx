@@ -8,6 +8,7 @@ import type { Group } from '../api/schema'
 import { FreshnessLabel, HealthLabel, StateLabel } from '../parts/labels'
 import { Loading, Page, PageAnswer, PageTabs, sentence } from '../parts/page'
 import { Age, Ago, Count, useFormat } from '../parts/values'
+import { DiskSettings } from './disk-fields'
 import { Settings } from './group-settings'
 import { JobTable } from './jobs'
 import { MachineTable } from './machines'
@@ -39,7 +40,7 @@ function GroupView({ group }: { group: Group }) {
         { key: 'jobs', title: t('group.tab.jobs'), content: () => <JobTable group={group.id} /> },
         { key: 'reports', title: t('group.tab.reports'), content: () => <ReportTable group={group.id} /> },
         { key: 'boot', title: t('group.tab.boot'), content: () => <Boot group={group} /> },
-        { key: 'settings', title: t('group.tab.settings'), content: () => <Settings group={group} /> },
+        { key: 'settings', title: t('group.tab.settings'), content: () => <><Settings group={group} /><DiskSettings group={group} /></> },
       ]} />
     </Page>
   )

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { advise, possible, type Facts } from './next'
+import { advise, changesDisks, possible, type Facts } from './next'
 
 const group = (change: Partial<Facts> = {}): Facts => ({ state: 'protected', reversed: false, paused: false, points: 3, health: 'met', testFreshness: 'fresh', ...change })
 
@@ -37,3 +37,7 @@ test('nothing is ordered while an order is at work, but a test can be ended', ()
 })
 
 test('without a point nothing can be started', () => expect(possible(group({ state: 'mirroring', points: 0 }))).toEqual(['fence', 'remove']))
+
+test.each<[Partial<Facts>, boolean]>([
+  [{}, true], [{ state: 'mirroring' }, true], [{ reversed: true }, false], [{ state: 'failed-over' }, false], [{ state: 'committed', reversed: true }, false], [{ state: 'failing-over' }, false],
+])('disks are changed while the machines are at home: %j', (change, may) => expect(changesDisks(group(change))).toBe(may))

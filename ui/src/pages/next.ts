@@ -20,6 +20,9 @@ export const working = (g: Pick<Facts, 'state' | 'job'>) =>
 /** Where production runs: swapped by a failover, and for good by reprotect. */
 export const away = (g: Pick<Facts, 'state' | 'reversed'>) => ['failed-over', 'committed'].includes(g.state) !== g.reversed
 
+/** Which disks are protected is changed while production is at home and no order is at work. */
+export const changesDisks = (g: Pick<Facts, 'state' | 'reversed'>) => !g.reversed && (g.state === 'mirroring' || g.state === 'protected')
+
 /** Orders that the state allows, the most likely first. */
 export function possible(g: Facts): Order[] {
   if (working(g)) return testing(g) ? ['end-test'] : []

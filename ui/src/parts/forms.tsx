@@ -17,6 +17,12 @@ export const FieldProblems = ({ violations, children }: { violations: Violation[
 /** Whether something was found wrong with a field below this path. */
 export const useProblemBelow = (path: string) => useContext(Problems)?.violations.some(v => v.field === path || v.field.startsWith(`${path}.`) || v.field.startsWith(`${path}[`)) ?? false
 
+/** What was found wrong with something that is more than one field. */
+export function ProblemBelow({ path }: { path: string }) {
+  const problem = useContext(Problems)?.violations.find(v => v.field === path || v.field.startsWith(`${path}[`))
+  return problem ? <HelperText className="problem" tabIndex={-1}><HelperTextItem variant="error">{sentence(problem.message)}</HelperTextItem></HelperText> : null
+}
+
 interface FormProps {
   error: unknown
   onSubmit: () => void

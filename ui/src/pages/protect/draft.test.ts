@@ -46,7 +46,7 @@ test('wishes for a machine stay when others are chosen', () => {
 
 test.each([
   ['name', 'host'], ['sourceHost', 'host'], ['targetHost', 'target'], ['storage', 'target'], ['networks[0].to', 'target'], ['machines', 'machines'],
-  ['machines[3].vm', 'machines'], ['machines[0].memory', 'target'], ['machines[0].replicaName', 'target'], ['machines[12].checks[0].address', 'boot'],
+  ['machines[3].vm', 'machines'], ['machines[0].memory', 'target'], ['machines[0].replicaName', 'target'], ['machines[0].disks[1].id', 'target'], ['machines[12].checks[0].address', 'boot'],
   ['machines[0].stage', 'boot'], ['runbook.stages[0].before[1].script', 'boot'], ['policy.rpoSeconds', 'policy'], ['policy.retention[0]', 'policy'],
 ])('%s is on the page %s', (field, step) => expect(stepOf(field)).toBe(step))
 

@@ -58,7 +58,7 @@ export function toggle(d: Draft, machines: { id: string; name: string }[], on: b
 /** The page of the wizard that has a field. */
 export function stepOf(field: string): Step {
   if (/^machines\[\d+]\.(checks|stage)/.test(field) || field.startsWith('runbook')) return 'boot'
-  if (/^machines\[\d+]\.(cpus|memory|nicModel|replicaName)/.test(field)) return 'target'
+  if (/^machines\[\d+]\.(cpus|memory|nicModel|replicaName|disks)/.test(field)) return 'target'
   if (field.startsWith('machines')) return 'machines'
   if (field.startsWith('policy')) return 'policy'
   if (/^(targetHost|storage|networks)/.test(field)) return 'target'

@@ -10,6 +10,7 @@ import { Answer, Empty, Heading } from '../../parts/page'
 import { allRows, DataTable, type Column } from '../../parts/table'
 import { useFormat } from '../../parts/values'
 import { MachineWishes } from '../boot'
+import { DiskFields, useDiskWords, useInventory } from '../disk-fields'
 import { PolicyFields } from '../policy'
 import { RunbookFields } from '../runbook'
 import { change, from, to, toggle, type Draft } from './draft'
@@ -52,8 +53,6 @@ function HostChoice({ legend, hosts, value, onChange }: { legend: string; hosts:
     </fieldset>
   )
 }
-
-const useInventory = (host: string) => api.useQuery('get', '/hosts/{id}/inventory', { params: { path: { id: host } } }, { enabled: host !== '', staleTime: 60_000 })
 
 /** Why a machine cannot be chosen. */
 const taken = (m: Machine) => !!m.protected || !!m.replica
@@ -115,6 +114,7 @@ export function TargetStep({ draft, set }: StepProps) {
 function Places({ draft, set, here, there }: StepProps & { here: Inventory; there: Inventory }) {
   const { t } = useTranslation()
   const f = useFormat()
+  const diskWords = useDiskWords()
   const { spec } = draft
   const machines = (here.machines ?? []).filter(m => spec.machines.some(o => o.vm === m.id))
   const used = [...new Set(machines.flatMap(m => (m.nics ?? []).map(n => n.network)))].filter(Boolean).sort()
@@ -141,15 +141,18 @@ function Places({ draft, set, here, there }: StepProps & { here: Inventory; ther
         )
       })}
       <Heading>{t('protect.wishes')}</Heading>
-      <MachineWishes machines={spec.machines} onChange={machines => set(change(draft, { machines }))} name={m => draft.names[m.vm] ?? m.vm} fields={['replicaName', 'cpus', 'memory', 'nicModel']}
-        summary={m => wished(m).map(([k, v]) => `${t(`protect.${k}`)} ${k === 'memory' ? f.bytes(v as number) : v}`).join(', ') || t('protect.asSource')}>
+      <MachineWishes machines={spec.machines} onChange={machines => set(change(draft, { machines }))} name={m => draft.names[m.vm] ?? m.vm} fields={['replicaName', 'cpus', 'memory', 'nicModel', 'disks']}
+        summary={m => [...wished(m).map(([k, v]) => `${t(`protect.${k}`)} ${k === 'memory' ? f.bytes(v as number) : v}`), ...diskWords(m.disks)].join(', ') || t('protect.asSource')}>
         {(m, path, put) => (
-          <div className="row-of-fields">
-            <TextField label={t('protect.replicaName')} path={`${path}.replicaName`} maxLength={63} placeholder={draft.names[m.vm]} value={m.replicaName ?? ''} onChange={replicaName => put({ replicaName })} />
-            <NumberField label={t('protect.cpus')} path={`${path}.cpus`} max={1024} hint={t('protect.sourceHas', { n: byId.get(m.vm)?.cpus })} value={m.cpus ?? 0} onChange={cpus => put({ cpus })} />
-            <NumberField label={t('protect.memory')} path={`${path}.memory`} unit="MiB" hint={t('protect.sourceHas', { n: f.bytes(byId.get(m.vm)?.memory ?? 0) })} value={Math.round((m.memory ?? 0) / 2 ** 20)} onChange={mib => put({ memory: mib * 2 ** 20 })} />
-            <SelectField label={t('protect.nicModel')} path={`${path}.nicModel`} value={m.nicModel ?? ''} onChange={v => put({ nicModel: v || undefined })}
-              options={[['', t('protect.asSource')], ...(['virtio', 'e1000', 'e1000e', 'rtl8139', 'vmxnet3'] as const).map(k => [k, k] as const)]} />
+          <div className="checks">
+            <div className="row-of-fields">
+              <TextField label={t('protect.replicaName')} path={`${path}.replicaName`} maxLength={63} placeholder={draft.names[m.vm]} value={m.replicaName ?? ''} onChange={replicaName => put({ replicaName })} />
+              <NumberField label={t('protect.cpus')} path={`${path}.cpus`} max={1024} hint={t('protect.sourceHas', { n: byId.get(m.vm)?.cpus })} value={m.cpus ?? 0} onChange={cpus => put({ cpus })} />
+              <NumberField label={t('protect.memory')} path={`${path}.memory`} unit="MiB" hint={t('protect.sourceHas', { n: f.bytes(byId.get(m.vm)?.memory ?? 0) })} value={Math.round((m.memory ?? 0) / 2 ** 20)} onChange={mib => put({ memory: mib * 2 ** 20 })} />
+              <SelectField label={t('protect.nicModel')} path={`${path}.nicModel`} value={m.nicModel ?? ''} onChange={v => put({ nicModel: v || undefined })}
+                options={[['', t('protect.asSource')], ...(['virtio', 'e1000', 'e1000e', 'rtl8139', 'vmxnet3'] as const).map(k => [k, k] as const)]} />
+            </div>
+            <DiskFields machine={draft.names[m.vm] ?? m.vm} disks={byId.get(m.vm)?.disks ?? []} wishes={m.disks} path={`${path}.disks`} buses onChange={disks => put({ disks })} />
           </div>
         )}
       </MachineWishes>
