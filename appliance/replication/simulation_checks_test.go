@@ -22,7 +22,8 @@ import (
 func (s *simulation) witness(host, subject string) {
 	ids := strings.Fields(subject)
 	for _, vm := range ids[1:] {
-		s.truth.Store(ids[0]+" "+vm, digest(s.hosts[host].Disks(vm)))
+		protected := slices.DeleteFunc(s.hosts[host].Disks(vm), func(d *fake.LiveDisk) bool { return d.ID() == leftOutDisk })
+		s.truth.Store(ids[0]+" "+vm, digest(protected))
 	}
 }
 
@@ -399,6 +400,25 @@ func (s *simulation) checkRecords(g *simGroup) {
 			require.Equal(s.t, m.last, newest, "writes of machine %d of %s are lost", i+1, g.name)
 		}
 		m.last = newest
+		s.checkLeftOut(g, m)
 	}
 	g.unsure, g.dropped = false, map[string]bool{}
+}
+
+// checkLeftOut: a machine at home that is no replica has its disk that is left out as it always was.
+func (s *simulation) checkLeftOut(g *simGroup, m *simMachine) {
+	defer s.reachable(g.home)()
+	vm, err := s.hosts[g.home].Connect("observer").VM(context.Background(), m.vm)
+	require.NoError(s.t, err)
+	if !m.leavesOut || vm.Replica != "" {
+		return
+	}
+	live := s.hosts[g.home].Disks(m.vm)
+	at := slices.IndexFunc(live, func(d *fake.LiveDisk) bool { return d.ID() == leftOutDisk })
+	require.GreaterOrEqual(s.t, at, 0, "%s has lost the disk that is left out", g.name)
+	text := make([]byte, len(leftOutText))
+	_, err = live[at].ReadAt(text, 0)
+	require.NoError(s.t, err)
+	require.Equal(s.t, leftOutText, string(text), "the disk of %s that is left out is another one", g.name)
+	s.counts["a disk that is left out is there"]++
 }

@@ -43,9 +43,13 @@ type simMachine struct {
 	vm, replica string // ids of the machine on both sides
 	last        uint64 // newest record that the guest was told is durable
 	disks       int
+	leavesOut   bool // it has a disk that is not protected
 	// down are the hosts on which it died: nobody else may have turned it off.
 	down map[string]bool
 }
+
+// leftOutDisk is the disk of some machines that is not protected, and leftOutText what it holds.
+const leftOutDisk, leftOutText = "scratch", "nobody else has this"
 
 // setUp makes the hosts, machines and groups, in peace.
 func (s *simulation) setUp() {
@@ -72,11 +76,20 @@ func (s *simulation) setUp() {
 			if i == 0 && n == 0 {
 				disks, m.disks = append(disks, hypervisors.Disk{Size: 128 * kib}), 2
 			}
+			wish := api.GroupMachine{VM: name}
+			if m.leavesOut = i == 2; m.leavesOut {
+				m.disks = 2
+				wish.Disks = []api.GroupDisk{{ID: leftOutDisk, LeaveOut: true}}
+			}
 			m.vm = s.hosts[g.home].AddVM(hypervisors.Hardware{Name: name, Disks: disks, NICs: []hypervisors.NIC{{Network: "lan", MAC: fmt.Sprintf("52:54:00:aa:%02d:%02d", i, n)}}})
 			require.NoError(s.t, s.hosts[g.home].Guest(m.vm).Install(fake.GuestConfig{Seed: uint64(10*i + n)}))
 			require.NoError(s.t, s.hosts[g.home].Start(m.vm))
+			if m.leavesOut {
+				require.NoError(s.t, s.hosts[g.home].AddDisk(m.vm, hypervisors.Disk{ID: leftOutDisk, Size: 64 * kib}))
+				require.NoError(s.t, s.hosts[g.home].Guest(m.vm).Write(leftOutDisk, 0, []byte(leftOutText)))
+			}
 			g.machines[n] = m
-			g.spec.Machines = append(g.spec.Machines, api.GroupMachine{VM: name})
+			g.spec.Machines = append(g.spec.Machines, wish)
 		}
 		s.groups = append(s.groups, g)
 		s.user("create "+g.name, func(ctx context.Context) (api.Job, error) {
