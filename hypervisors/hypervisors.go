@@ -91,6 +91,7 @@ type Source interface {
 	// are off work too. It fails as a whole, leaving nothing. ErrBusy: another job works on the machine.
 	Checkpoint(ctx context.Context, req CheckpointRequest) (Checkpoint, error)
 	// Forget gives up tracking by these change ids of the machine. Unknown ids are ignored, so is a machine that is gone.
+	// A forgotten id may still be answered: by ErrTrackingLost, or by the truth where the source keeps it all the same.
 	Forget(ctx context.Context, vm string, ids ...ChangeID) error
 }
 

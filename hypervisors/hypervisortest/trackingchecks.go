@@ -17,7 +17,7 @@ func trackingChecks() []Check {
 		check("without an earlier checkpoint nothing is known", checkNoSince),
 		check("an unknown change id is lost tracking, no failure", checkUnknownSince),
 		check("a failed cycle loses no change", checkFailedCycle),
-		check("a forgotten change id is lost tracking", checkForgotten),
+		check("a forgotten change id is lost tracking, or answered truly", checkForgotten),
 		check("lost tracking is said, and begins anew", checkLost),
 		check("a grown disk is lost tracking", checkGrownSource),
 		check("changes of a machine that is off", checkOffTracking),
@@ -90,6 +90,24 @@ func allLost(ctx context.Context, cp hypervisors.Checkpoint) error {
 	return nil
 }
 
+// lostOrTrue is what a forgotten change id may be answered by.
+func lostOrTrue(ctx context.Context, cp hypervisors.Checkpoint, at frozen) error {
+	full, err := readAll(ctx, cp.Disks())
+	if err != nil {
+		return err
+	}
+	for i, d := range cp.Disks() {
+		if lost(ctx, d) == nil {
+			continue
+		}
+		one := at.disks[i : i+1].clone()
+		if err := errors.Join(one.catchUp(ctx, cp.Disks()[i:i+1]), one.same(full[i:i+1])); err != nil {
+			return fmt.Errorf("a forgotten change id is neither lost nor told truly: %w", err)
+		}
+	}
+	return nil
+}
+
 func checkUnknownSince(ctx context.Context, s *stage) error {
 	known, err := s.look(ctx, s.VM, "")
 	if err != nil {
@@ -98,11 +116,11 @@ func checkUnknownSince(ctx context.Context, s *stage) error {
 	if err := s.source.Forget(ctx, s.VM, known.id); err != nil {
 		return err
 	}
-	cp, err := s.freeze(ctx, s.VM, known.id) // as the driver itself writes them, but not there any more
+	cp, err := s.freeze(ctx, s.VM, known.id) // as the driver itself writes them, but perhaps not there any more
 	if err != nil {
 		return err
 	}
-	if err := allLost(ctx, cp); err != nil {
+	if err := lostOrTrue(ctx, cp, known); err != nil {
 		return err
 	}
 	if cp.ChangeIDs()[s.VM] == "" {
@@ -157,7 +175,7 @@ func checkForgotten(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	if err := allLost(ctx, cp); err != nil {
+	if err := lostOrTrue(ctx, cp, older); err != nil {
 		return err
 	}
 	if err := cp.Close(ctx); err != nil {
