@@ -17,6 +17,7 @@ type address struct {
 	thumbprint []byte // SHA-256 of the certificate; nil: any that is trusted
 	ca         string // file
 	host       string // of a vCenter
+	path       string // to the content of disks; empty: the best
 }
 
 const addressHint = "Use esx://HOST/?thumbprint=SHA-256 or esx://HOST/?ca=FILE."
@@ -43,11 +44,11 @@ func parseAddress(uri string) (address, error) {
 		return fail(hypervisors.ErrInvalid, "the path must be empty, not %q", u.Path)
 	}
 	for name := range q {
-		if name != "thumbprint" && name != "ca" && name != "host" {
+		if name != "thumbprint" && name != "ca" && name != "host" && name != "path" {
 			return fail(hypervisors.ErrInvalid, "nobody knows %q", name)
 		}
 	}
-	a := address{ca: q.Get("ca"), host: q.Get("host")}
+	a := address{ca: q.Get("ca"), host: q.Get("host"), path: q.Get("path")}
 	port := u.Port()
 	if port == "" {
 		port = "443"
@@ -60,6 +61,8 @@ func parseAddress(uri string) (address, error) {
 		}
 	}
 	switch {
+	case a.path != "" && a.path != byHotAdd && a.path != byHTTPS:
+		return fail(hypervisors.ErrInvalid, "path=%q is neither %s nor %s", a.path, byHotAdd, byHTTPS)
 	case a.thumbprint != nil && a.ca != "":
 		return fail(hypervisors.ErrInvalid, "give a thumbprint or a ca, not both")
 	case a.ca != "" && !filepath.IsAbs(a.ca):

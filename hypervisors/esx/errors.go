@@ -70,7 +70,7 @@ func fault(op, subject string, err error) error {
 	}
 	for _, k := range knownFaults {
 		if faults.Is(err, k.fault) {
-			e.Err, e.Hint = fmt.Errorf("%w: %s", k.err, words(err)), k.hint
+			e.Err, e.Hint = fmt.Errorf("%w: %w", k.err, worded{words(err), err}), k.hint
 			return e
 		}
 	}
@@ -82,7 +82,7 @@ func fault(op, subject string, err error) error {
 	case errors.As(err, &refused), errors.As(err, &request):
 		e.Err, e.Hint = fmt.Errorf("%w: %w", hypervisors.ErrUnreachable, err), "Look whether the host is up and its port can be reached from here."
 	case soap.IsSoapFault(err), soap.IsVimFault(err), isTask(err):
-		e.Err = errors.New(words(err))
+		e.Err = worded{words(err), err}
 	}
 	return e
 }
@@ -97,6 +97,15 @@ func isTask(err error) bool {
 	var e task.Error
 	return errors.As(err, &e)
 }
+
+// worded is a fault with the words that tell a person most.
+type worded struct {
+	words string
+	fault error
+}
+
+func (w worded) Error() string { return w.words }
+func (w worded) Unwrap() error { return w.fault }
 
 // words are what VMware says in a fault: privileges, files and reasons by name.
 func words(err error) string {

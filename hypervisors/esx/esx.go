@@ -13,6 +13,8 @@
 //	inventory.go    what is there; hardware.go says what it is made of
 //	networks.go     networks that lead nowhere
 //	power.go, guest.go, screen.go
+//	source.go       freezing machines by snapshots; checkpoint.go is one frozen moment, changed.go what changed
+//	datapath.go     to the content of disks: hotadd.go by our own machine, https.go by the web server
 //	privileges.go   what the role of the appliance must have
 //	clean.go        our leftovers
 //
@@ -21,6 +23,7 @@
 package esx
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -43,6 +46,10 @@ type Options struct {
 	Clock func() time.Time
 	// User and Password to sign in with. The password is in no address, log, error or argument of a program.
 	User, Password string
+	// Appliance is the UUID of the machine that the appliance runs in. Empty: what its firmware says.
+	Appliance string
+	// Devices is the folder in which disks of that machine appear, as udev names them. Empty: /dev/disk/by-id.
+	Devices string
 }
 
 // host is one connected ESX host or vCenter.
@@ -54,17 +61,23 @@ type host struct {
 	client *vim25.Client
 	caps   hypervisors.Capabilities
 	end    func() // of the session
+
+	appliance string
+	devices   string
+	own       appliance
+	locks     locks
+	frozen    frozen
 }
 
 var ownerPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
 
 // Connect opens the host at the address
 //
-//	esx://HOST[:PORT]/[?thumbprint=SHA-256 | ?ca=FILE][&host=NAME]
+//	esx://HOST[:PORT]/[?thumbprint=SHA-256 | ?ca=FILE][&host=NAME][&path=hotadd|https]
 //
 // where the thumbprint pins the certificate, ca=FILE names who must have issued it, and without both the issuers count
 // that this machine trusts. Behind a vCenter, host names the ESX host that replicas and their networks are made on; it
-// may be left out where there is one only. Errors are hypervisors.ErrScheme, ErrInvalid, ErrUnreachable, ErrUnauthorized
+// may be left out where there is one only. path forces the way to the content of disks. Errors are hypervisors.ErrScheme, ErrInvalid, ErrUnreachable, ErrUnauthorized
 // and ErrHostKey, for a certificate. The connection survives the loss of its session and restarts of the host.
 func Connect(ctx context.Context, uri string, o Options) (hypervisors.Host, error) {
 	h, err := connect(ctx, uri, o)
@@ -82,7 +95,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{addr: addr, owner: o.Owner, log: o.Log, clock: o.Clock}
+	h := &host{addr: addr, owner: o.Owner, log: o.Log, clock: o.Clock, appliance: o.Appliance, devices: cmp.Or(o.Devices, defaultDevices)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -100,8 +113,8 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 
 // probe finds out what the host can do.
 func (h *host) probe(ctx context.Context) error {
-	h.caps = hypervisors.Capabilities{Power: true, Isolation: true, Guest: true, Screen: true}
-	h.caps.Missing = append(h.caps.Missing,
+	h.caps = hypervisors.Capabilities{Source: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true}
+	h.caps.Missing = append(h.caps.Missing, "no one moment for several machines: ESX freezes each by itself, if at nearly the same time",
 		"no connections into isolated networks: ESX lends nobody a place in them; boot checks there look at VMware Tools only")
 	return h.checkRole(ctx)
 }

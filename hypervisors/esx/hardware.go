@@ -1,7 +1,9 @@
 package esx
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/object"
@@ -21,7 +23,7 @@ func hardware(c *types.VirtualMachineConfigInfo, networks map[string]string) (hw
 		hw.Firmware = hypervisors.UEFI
 		hw.SecureBoot = c.BootOptions != nil && yes(c.BootOptions.EfiSecureBootEnabled)
 	}
-	devices := object.VirtualDeviceList(c.Hardware.Device)
+	devices := inOrder(c.Hardware.Device)
 	boot := bootOrder(c, devices)
 	for _, d := range devices {
 		switch d := d.(type) {
@@ -41,6 +43,13 @@ func hardware(c *types.VirtualMachineConfigInfo, networks map[string]string) (hw
 		}
 	}
 	return hw, warnings
+}
+
+// inOrder sorts devices by their keys, which are by controller and place there; the host lists them as they came.
+func inOrder(devices object.VirtualDeviceList) object.VirtualDeviceList {
+	return slices.SortedStableFunc(slices.Values(devices), func(a, b types.BaseVirtualDevice) int {
+		return cmp.Compare(a.GetVirtualDevice().Key, b.GetVirtualDevice().Key)
+	})
 }
 
 func yes(b *bool) bool { return b != nil && *b }

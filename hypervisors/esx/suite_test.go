@@ -3,6 +3,7 @@ package esx
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,7 +28,7 @@ func startLab(t testing.TB, o lab.Options) *lab.Lab {
 }
 
 func options(l *lab.Lab) Options {
-	return Options{Owner: owner, User: l.User, Password: l.Password}
+	return Options{Owner: owner, User: l.User, Password: l.Password, Appliance: l.Appliance(), Devices: l.Devices()}
 }
 
 func open(t testing.TB, l *lab.Lab) *host {
@@ -46,6 +47,9 @@ func guest(t testing.TB, l *lab.Lab, name string) string {
 	require.NoError(t, err)
 	return id
 }
+
+// slot is what the lab calls a disk.
+func slot(disk string) string { return strings.Replace(disk, "-", ":", 1) }
 
 func newEnv(vcenter bool) func(t *testing.T) hypervisortest.Env {
 	return func(t *testing.T) hypervisortest.Env {
@@ -67,7 +71,7 @@ func newEnv(vcenter bool) func(t *testing.T) hypervisortest.Env {
 			},
 			VM: vm, Dirty: dirty,
 			NewVM:        func(context.Context) (string, error) { return guest(t, l, "spare"), nil },
-			Grow:         func(_ context.Context, vm, disk string, size int64) error { return l.Grow(vm, disk, size) },
+			Grow:         func(_ context.Context, vm, disk string, size int64) error { return l.Grow(vm, slot(disk), size) },
 			LoseTracking: func(ctx context.Context) error { return l.ResetTracking(vm) },
 			Storage:      lab.Datastore, Network: lab.Network,
 		}
