@@ -206,7 +206,8 @@ type Replica interface {
 	// request that are new are made (empty), larger ones are extended (zeros), missing ones are not part of the point.
 	// ErrNoSpace when the storage has not even room for the expected bytes.
 	Draft(ctx context.Context, req DraftRequest) (Draft, error)
-	// Open gives read access to a committed point; close every disk's PointReader when done.
+	// Open gives read access to a committed point; close every disk's PointReader when done. ErrBusy: not beside an open
+	// draft, where the host shows the disks of both under one name.
 	Open(ctx context.Context, point string) (PointReader, error)
 	// Drop removes a point; other points keep their content (its data is merged where they need it). A point that a run
 	// stands on is ErrInUse. Dropping an unknown point is success.
