@@ -82,6 +82,7 @@ type frozenMachine struct {
 	leaveOut []string
 	snapshot *types.ManagedObjectReference // nil: not yet
 	removed  bool
+	readers  *readers // nil: not yet
 	quiesced bool
 }
 
@@ -98,8 +99,7 @@ type frozenDisk struct {
 	key     int32
 	change  string
 	image   diskFile
-	reader  reader
-	closed  bool
+	reader  io.ReaderAt
 }
 
 func (cp *checkpoint) Taken() time.Time                           { return cp.taken }
@@ -165,14 +165,13 @@ func (cp *checkpoint) stop(why error) {
 
 // undo takes back what was made, as far as it is there.
 func (cp *checkpoint) undo(ctx context.Context) error {
-	for _, d := range cp.disks {
-		if d.closed {
+	for _, f := range cp.machines {
+		if f.readers == nil {
 			continue
 		}
-		if err := d.reader.close(ctx); err != nil {
+		if err := f.readers.close(ctx); err != nil {
 			return err
 		}
-		d.closed = true
 	}
 	for _, f := range cp.machines {
 		if f.snapshot == nil || f.removed {

@@ -29,13 +29,6 @@ type diskFile struct {
 	flat bool // its content is one file of its own, with nothing below
 }
 
-// reader is the content of an image.
-type reader interface {
-	io.ReaderAt
-	// close gives back what was taken for reading.
-	close(ctx context.Context) error
-}
-
 // ways to read, the best first.
 func (h *host) ways() []string {
 	if h.addr.path != "" {
@@ -44,20 +37,41 @@ func (h *host) ways() []string {
 	return []string{byHotAdd, byHTTPS}
 }
 
-// read opens an image that does not change while it is open, by the best way that works.
-func (h *host) read(ctx context.Context, i diskFile) (reader, error) {
+// readers are the contents of some disks, open.
+type readers struct {
+	host     *host
+	each     []io.ReaderAt
+	attached []*attached
+	web      []*webFile
+}
+
+// close gives back what was taken for reading. It can be called again after an error.
+func (r *readers) close(ctx context.Context) error {
+	for _, w := range r.web {
+		w.end()
+	}
+	return r.host.detachAll(ctx, r.attached)
+}
+
+// read opens disks that do not change while they are open, by the best way that works for all of them.
+func (h *host) read(ctx context.Context, files []diskFile) (*readers, error) {
 	var failed []error
 	for _, way := range h.ways() {
-		var r reader
+		r := &readers{host: h}
 		var err error
-		switch way {
-		case byHotAdd:
-			r, err = h.attach(ctx, i, reading)
-		default:
-			r, err = h.overHTTPS(ctx, i)
+		if way == byHotAdd {
+			r.attached, err = h.attach(ctx, files, reading)
+			for _, a := range r.attached {
+				r.each = append(r.each, a)
+			}
+		} else {
+			r.web, err = h.overHTTPS(ctx, files)
+			for _, w := range r.web {
+				r.each = append(r.each, w)
+			}
 		}
 		if err == nil {
-			h.log.Debug("disk opened", "file", i.file, "way", way)
+			h.log.Debug("disks opened", "first", files[0].file, "disks", len(files), "way", way)
 			return r, nil
 		}
 		if ctx.Err() != nil {
@@ -65,7 +79,7 @@ func (h *host) read(ctx context.Context, i diskFile) (reader, error) {
 		}
 		failed = append(failed, fmt.Errorf("%s: %w", way, err))
 	}
-	return nil, &hypervisors.Error{Op: "read", Subject: i.file, Err: errors.Join(failed...), Hint: hintWays}
+	return nil, &hypervisors.Error{Op: "read", Subject: files[0].file, Err: errors.Join(failed...), Hint: hintWays}
 }
 
 const hintWays = "Run the appliance as a machine of this host or cluster, with a free place on a paravirtual SCSI controller; understudy doctor says what works."

@@ -163,6 +163,40 @@ func (d *device) WriteAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
+// Zero makes a part read as zeros. What is whole is given back to the datastore where it can be.
+func (d *device) Zero(off, n int64) error {
+	if off < 0 || n < 0 || off+n > d.size {
+		return fmt.Errorf("%w: zeros of %d bytes at %d of %d", hypervisors.ErrInvalid, n, off, d.size)
+	}
+	from, to := up(off), down(off+n)
+	if from < to {
+		err := unix.Fallocate(int(d.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+		if err == nil {
+			return errors.Join(d.zeros(off, from-off), d.zeros(to, off+n-to))
+		}
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENODEV) {
+			return err
+		}
+	}
+	return d.zeros(off, n)
+}
+
+// zeros writes them.
+func (d *device) zeros(off, n int64) error {
+	if n <= 0 {
+		return nil
+	}
+	some := alignedMemory(up(min(n, bounce)))
+	for n > 0 {
+		part := some[:min(n, int64(len(some)))]
+		if _, err := d.WriteAt(part, off); err != nil {
+			return err
+		}
+		off, n = off+int64(len(part)), n-int64(len(part))
+	}
+	return nil
+}
+
 // Flush makes durable what was written.
 func (d *device) Flush(context.Context) error { return d.file.Sync() }
 

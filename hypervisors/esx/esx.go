@@ -15,6 +15,7 @@
 //	power.go, guest.go, screen.go
 //	source.go       freezing machines by snapshots; checkpoint.go is one frozen moment, changed.go what changed
 //	datapath.go     to the content of disks: hotadd.go by our own machine, https.go by the web server
+//	target.go       replicas; layout.go says which disk is which, draft.go, point.go, run.go and settle.go what happens to them
 //	privileges.go   what the role of the appliance must have
 //	clean.go        our leftovers
 //
@@ -67,6 +68,7 @@ type host struct {
 	own       appliance
 	locks     locks
 	frozen    frozen
+	replicas  replicas
 }
 
 var ownerPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
@@ -113,7 +115,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 
 // probe finds out what the host can do.
 func (h *host) probe(ctx context.Context) error {
-	h.caps = hypervisors.Capabilities{Source: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true}
+	h.caps = hypervisors.Capabilities{Source: true, Target: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true}
 	h.caps.Missing = append(h.caps.Missing, "no one moment for several machines: ESX freezes each by itself, if at nearly the same time",
 		"no connections into isolated networks: ESX lends nobody a place in them; boot checks there look at VMware Tools only")
 	return h.checkRole(ctx)

@@ -23,17 +23,14 @@ func hardware(c *types.VirtualMachineConfigInfo, networks map[string]string) (hw
 		hw.Firmware = hypervisors.UEFI
 		hw.SecureBoot = c.BootOptions != nil && yes(c.BootOptions.EfiSecureBootEnabled)
 	}
-	devices := inOrder(c.Hardware.Device)
-	boot := bootOrder(c, devices)
-	for _, d := range devices {
+	for _, d := range disksOf(c) {
+		hw.Disks = append(hw.Disks, d.shown)
+		if d.shown.Excluded != "" {
+			warnings = append(warnings, fmt.Sprintf("disk %s: %s", d.shown.ID, d.shown.Excluded))
+		}
+	}
+	for _, d := range inOrder(c.Hardware.Device) {
 		switch d := d.(type) {
-		case *types.VirtualDisk:
-			disk := diskOf(d, devices)
-			disk.Boot = boot[d.Key]
-			hw.Disks = append(hw.Disks, disk)
-			if disk.Excluded != "" {
-				warnings = append(warnings, fmt.Sprintf("disk %s: %s", disk.ID, disk.Excluded))
-			}
 		case types.BaseVirtualEthernetCard:
 			hw.NICs = append(hw.NICs, nicOf(d, networks))
 		case *types.VirtualTPM:

@@ -51,10 +51,11 @@ type attached struct {
 	*device
 	host *host
 	uuid string
+	gone bool // it is detached; under appliance.mu
 }
 
-// attach attaches a disk to our own machine and opens it.
-func (h *host) attach(ctx context.Context, i diskFile, how mode) (_ *attached, err error) {
+// attach attaches disks to our own machine, all in one order, and opens them.
+func (h *host) attach(ctx context.Context, files []diskFile, how mode) (_ []*attached, err error) {
 	h.own.mu.Lock()
 	defer h.own.mu.Unlock()
 	vm, err := h.ownMachine(ctx)
@@ -65,85 +66,105 @@ func (h *host) attach(ctx context.Context, i diskFile, how mode) (_ *attached, e
 	if err != nil {
 		return nil, fault("look at", "the appliance's own machine", err)
 	}
-	controller, unit, err := freePlace(devices)
-	if err != nil {
-		return nil, err
+	var spec types.VirtualMachineConfigSpec
+	var ids []string
+	for n, f := range files {
+		if h.own.open[f.uuid] || slices.Contains(ids, f.uuid) {
+			return nil, fmt.Errorf("%w: %s is attached already", hypervisors.ErrBusy, f.file)
+		}
+		controller, unit, err := freePlace(devices)
+		if err != nil {
+			return nil, err
+		}
+		disk := &types.VirtualDisk{
+			VirtualDevice: types.VirtualDevice{Key: -int32(n + 1), ControllerKey: controller, UnitNumber: &unit,
+				Backing: &types.VirtualDiskFlatVer2BackingInfo{
+					VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: f.file}, DiskMode: string(how)}},
+		}
+		devices, ids = append(devices, disk), append(ids, f.uuid)
+		// The mark is made with the disk and goes with it: nothing is attached without one.
+		spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: disk})
+		spec.ExtraConfig = append(spec.ExtraConfig, &types.OptionValue{Key: tagAttached + f.uuid, Value: h.owner})
 	}
-	disk := &types.VirtualDisk{
-		VirtualDevice: types.VirtualDevice{Key: -1, ControllerKey: controller, UnitNumber: &unit,
-			Backing: &types.VirtualDiskFlatVer2BackingInfo{
-				VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: i.file}, DiskMode: string(how)}},
-	}
-	// The mark is made with the disk and goes with it: nothing is attached without one.
-	spec := types.VirtualMachineConfigSpec{
-		DeviceChange: []types.BaseVirtualDeviceConfigSpec{&types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationAdd, Device: disk}},
-		ExtraConfig:  []types.BaseOptionValue{&types.OptionValue{Key: tagAttached + i.uuid, Value: h.owner}},
-	}
-	if err := h.reconfigure(ctx, vm, "attach", i.file, spec); err != nil {
+	if err := h.reconfigure(ctx, vm, "attach", files[0].file, spec); err != nil {
 		return nil, err
 	}
 	if h.own.open == nil {
 		h.own.open = map[string]bool{}
 	}
-	h.own.open[i.uuid] = true
-	a := &attached{host: h, uuid: i.uuid}
+	var all []*attached
 	defer func() {
 		if err != nil {
+			for _, a := range all {
+				_ = a.Close()
+			}
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 			defer cancel()
-			err = errors.Join(err, h.detach(undo, vm, i.uuid))
+			err = errors.Join(err, h.detach(undo, vm, ids))
 		}
 	}()
-	a.device, err = h.openDevice(ctx, i, how == writing)
-	return a, err
-}
-
-// close detaches the disk. It can be called again after an error.
-func (a *attached) close(ctx context.Context) error {
-	if err := a.device.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		a.host.log.Warn("a disk is closed badly", "disk", a.uuid, "error", err)
+	for _, id := range ids {
+		h.own.open[id] = true
 	}
-	a.host.own.mu.Lock()
-	defer a.host.own.mu.Unlock()
-	vm, err := a.host.ownMachine(ctx)
-	if err != nil {
-		return err
-	}
-	return a.host.detach(ctx, vm, a.uuid)
-}
-
-// detach takes a disk from our own machine and leaves its files. One that is not there is success.
-func (h *host) detach(ctx context.Context, vm *object.VirtualMachine, id string) error {
-	devices, err := vm.Device(ctx)
-	if err != nil {
-		return fault("look at", "the appliance's own machine", err)
-	}
-	spec := types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{&types.OptionValue{Key: tagAttached + id, Value: ""}}}
-	for _, d := range devices {
-		if disk, ok := d.(*types.VirtualDisk); ok && sameUUID(diskUUID(disk), id) {
-			spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: disk})
+	for _, f := range files {
+		d, err := h.openDevice(ctx, f, how == writing)
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, &attached{device: d, host: h, uuid: f.uuid})
 	}
-	if err := h.reconfigure(ctx, vm, "detach", "disk "+id, spec); err != nil {
-		return err
-	}
-	delete(h.own.open, id)
-	return h.waitGone(ctx, id)
+	return all, nil
 }
 
-func (h *host) reconfigure(ctx context.Context, vm *object.VirtualMachine, op, subject string, spec types.VirtualMachineConfigSpec) error {
-	t, err := vm.Reconfigure(ctx, spec)
-	if err != nil {
-		return fault(op, subject, err)
+// detachAll closes disks and detaches them, all in one order. It can be called again after an error.
+func (h *host) detachAll(ctx context.Context, all []*attached) error {
+	h.own.mu.Lock()
+	defer h.own.mu.Unlock()
+	all = slices.DeleteFunc(slices.Clone(all), func(a *attached) bool { return a.gone })
+	if len(all) == 0 {
+		return nil
 	}
-	_, err = h.wait(ctx, op, subject, t)
+	var ids []string
+	for _, a := range all {
+		if err := a.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+			h.log.Warn("a disk is closed badly", "disk", a.uuid, "error", err)
+		}
+		ids = append(ids, a.uuid)
+	}
+	vm, err := h.ownMachine(ctx)
+	if err != nil {
+		return err
+	}
+	if err := h.detach(ctx, vm, ids); err != nil {
+		return err
+	}
+	for _, a := range all {
+		a.gone = true
+	}
+	return nil
+}
+
+// detachLeft detaches those of some disks that an earlier run of this appliance has left attached.
+func (h *host) detachLeft(ctx context.Context, disks []string) error {
+	h.own.mu.Lock()
+	defer h.own.mu.Unlock()
+	_, err := h.detachMarked(ctx, func(id string) bool { return slices.Contains(disks, id) })
 	return err
 }
 
-// cleanAttached detaches what earlier runs of this appliance have left at its machine.
+// cleanAttached detaches all that earlier runs of this appliance have left.
 func (h *host) cleanAttached(ctx context.Context) (removed []string, err error) {
 	h.own.mu.Lock()
 	defer h.own.mu.Unlock()
+	ids, err := h.detachMarked(ctx, func(string) bool { return true })
+	for _, id := range ids {
+		removed = append(removed, "disk "+id+" at the appliance's own machine")
+	}
+	return removed, err
+}
+
+// detachMarked detaches the disks that carry the mark of this appliance and are in nobody's use.
+func (h *host) detachMarked(ctx context.Context, which func(id string) bool) (ids []string, err error) {
 	vm, err := h.ownMachine(ctx)
 	if errors.Is(err, hypervisors.ErrIncapable) {
 		return nil, nil // nothing is ever attached
@@ -157,16 +178,50 @@ func (h *host) cleanAttached(ctx context.Context) (removed []string, err error) 
 	}
 	for _, o := range m.Config.ExtraConfig {
 		v := o.GetOptionValue()
-		id, ours := strings.CutPrefix(v.Key, tagAttached)
-		if !ours || v.Value != h.owner || h.own.open[id] {
-			continue
+		if id, marked := strings.CutPrefix(v.Key, tagAttached); marked && v.Value == h.owner && !h.own.open[id] && which(id) {
+			ids = append(ids, id)
 		}
-		if err := h.detach(ctx, vm, id); err != nil {
-			return removed, err
-		}
-		removed = append(removed, "disk "+id+" at the appliance's own machine")
 	}
-	return removed, nil
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	return ids, h.detach(ctx, vm, ids)
+}
+
+// detach takes disks from our own machine and leaves their files. One that is not there is success.
+func (h *host) detach(ctx context.Context, vm *object.VirtualMachine, ids []string) error {
+	devices, err := vm.Device(ctx)
+	if err != nil {
+		return fault("look at", "the appliance's own machine", err)
+	}
+	var spec types.VirtualMachineConfigSpec
+	for _, id := range ids {
+		spec.ExtraConfig = append(spec.ExtraConfig, &types.OptionValue{Key: tagAttached + id, Value: ""})
+	}
+	for _, d := range devices.SelectByType((*types.VirtualDisk)(nil)) {
+		if slices.ContainsFunc(ids, func(id string) bool { return sameUUID(diskUUID(d.(*types.VirtualDisk)), id) }) {
+			spec.DeviceChange = append(spec.DeviceChange, &types.VirtualDeviceConfigSpec{Operation: types.VirtualDeviceConfigSpecOperationRemove, Device: d})
+		}
+	}
+	if err := h.reconfigure(ctx, vm, "detach", "disks "+strings.Join(ids, ", "), spec); err != nil {
+		return err
+	}
+	for _, id := range ids {
+		delete(h.own.open, id)
+		if err := h.waitGone(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *host) reconfigure(ctx context.Context, vm *object.VirtualMachine, op, subject string, spec types.VirtualMachineConfigSpec) error {
+	t, err := vm.Reconfigure(ctx, spec)
+	if err != nil {
+		return fault(op, subject, err)
+	}
+	_, err = h.wait(ctx, op, subject, t)
+	return err
 }
 
 // ownMachine finds the machine that we run in. ErrIncapable: it is none of this host.

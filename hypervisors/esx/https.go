@@ -23,8 +23,22 @@ type webFile struct {
 	end  context.CancelFunc
 }
 
-// overHTTPS opens an image by the host's web server, after one byte has shown that it gives ranges.
-func (h *host) overHTTPS(ctx context.Context, i diskFile) (*webFile, error) {
+// overHTTPS opens disks by the host's web server, after one byte of each has shown that it gives ranges.
+func (h *host) overHTTPS(ctx context.Context, files []diskFile) (all []*webFile, err error) {
+	for _, f := range files {
+		w, err := h.webFile(ctx, f)
+		if err != nil {
+			for _, w := range all {
+				w.end()
+			}
+			return nil, err
+		}
+		all = append(all, w)
+	}
+	return all, nil
+}
+
+func (h *host) webFile(ctx context.Context, i diskFile) (*webFile, error) {
 	if !i.flat {
 		return nil, fmt.Errorf("%w: the disk stands on others, and its files tell only what differs", hypervisors.ErrIncapable)
 	}
@@ -83,9 +97,4 @@ func (w *webFile) get(ctx context.Context, p []byte, off int64) (int, error) {
 		return 0, errors.New("the web server answers " + res.Status)
 	}
 	return io.ReadFull(res.Body, p)
-}
-
-func (w *webFile) close(context.Context) error {
-	w.end()
-	return nil
 }

@@ -240,14 +240,17 @@ func (h *host) assertIsolated(ctx context.Context, name string) error {
 		return err
 	}
 	for _, m := range users {
-		if tag(m.Config, tagOwner) != h.owner || tag(m.Config, tagRun) == "" {
+		if m.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
+			continue
+		}
+		if tag(m.Config, tagOwner) != h.owner || tag(m.Config, tagRun) == "" || tag(m.Config, tagRun) == hypervisors.LiveRun {
 			return fmt.Errorf("%w: machine %s is connected to it", hypervisors.ErrNotIsolated, m.Name)
 		}
 	}
 	return nil
 }
 
-// usersOf are the machines that run and have a NIC in a network.
+// usersOf are the machines that have a NIC in a network, running or off.
 func (h *host) usersOf(ctx context.Context, network string) ([]mo.VirtualMachine, error) {
 	all, err := h.machines(ctx)
 	if err != nil {
@@ -255,8 +258,7 @@ func (h *host) usersOf(ctx context.Context, network string) ([]mo.VirtualMachine
 	}
 	return slices.DeleteFunc(all, func(m mo.VirtualMachine) bool {
 		hw, _ := hardware(m.Config, nil)
-		return m.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff ||
-			!slices.ContainsFunc(hw.NICs, func(n hypervisors.NIC) bool { return n.Network == network })
+		return !slices.ContainsFunc(hw.NICs, func(n hypervisors.NIC) bool { return n.Network == network })
 	}), nil
 }
 
@@ -302,7 +304,11 @@ func (h *host) cleanNetworks(ctx context.Context, keep []string) (removed []stri
 			if g.Spec.VswitchName != s.Name {
 				continue
 			}
-			if slices.Contains(keep, g.Spec.Name) {
+			users, err := h.usersOf(ctx, g.Spec.Name)
+			if err != nil {
+				return removed, err
+			}
+			if slices.Contains(keep, g.Spec.Name) || len(users) > 0 {
 				wanted = true
 				continue
 			}

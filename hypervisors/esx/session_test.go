@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/property"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"understudy/hypervisors"
@@ -181,6 +183,13 @@ func TestSessionLost(t *testing.T) {
 	l.Slow("PowerOnVM_Task", goOn)
 	ended := make(chan error)
 	go func() { ended <- h.Start(context.WithoutCancel(t.Context()), vm) }()
+	v, err := l.VM(vm)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		var m mo.VirtualMachine
+		require.NoError(t, property.DefaultCollector(l.Client()).RetrieveOne(t.Context(), v.Reference(), []string{"recentTask"}, &m))
+		return len(m.RecentTask) > 0
+	}, time.Minute, 5*time.Millisecond)
 	require.NoError(t, l.DropSessions())
 	close(goOn)
 	require.NoError(t, <-ended)

@@ -201,6 +201,15 @@ func (cp *checkpoint) snapshot(ctx context.Context, f *frozenMachine, quiesce bo
 	return err
 }
 
+// limit says what a user can do when a replica has as many snapshots as ESX allows.
+func limit(err error) error {
+	if !faults.Is(err, &types.TooManySnapshotLevels{}) {
+		return err
+	}
+	return &hypervisors.Error{Op: "keep", Subject: "one more point", Err: fmt.Errorf("%w: the replica has as many snapshots as ESX allows, which is 32", hypervisors.ErrInUse),
+		Hint: "Keep fewer points: lessen the group's retention."}
+}
+
 func cannotQuiesce(err error) bool {
 	for _, f := range []types.BaseMethodFault{&types.ApplicationQuiesceFault{}, &types.FilesystemQuiesceFault{}, &types.ToolsUnavailable{}} {
 		if faults.Is(err, f) {
@@ -230,24 +239,28 @@ func (cp *checkpoint) open(ctx context.Context, f *frozenMachine) error {
 	if err != nil {
 		return err
 	}
-	devices := inOrder(snap.Config.Hardware.Device)
 	id := changeID{}
-	for _, d := range devices.SelectByType((*types.VirtualDisk)(nil)) {
-		disk := d.(*types.VirtualDisk)
-		shown := diskOf(disk, devices)
+	var disks []*frozenDisk
+	var files []diskFile
+	for _, d := range disksOf(&snap.Config) {
+		disk, shown := d.VirtualDisk, d.shown
 		if !f.wants(shown) {
 			continue
 		}
 		frozen := &frozenDisk{cp: cp, machine: f, id: shown.ID, key: disk.Key, change: changeOf(disk),
 			image: diskFile{file: shown.Path, uuid: diskUUID(disk), size: shown.Size, dc: dc, flat: isFlat(disk)}}
-		if frozen.reader, err = cp.host.read(ctx, frozen.image); err != nil {
-			return err
-		}
-		cp.disks = append(cp.disks, frozen)
+		disks, files = append(disks, frozen), append(files, frozen.image)
 		if frozen.change != "" {
 			id[frozen.id] = diskChange{frozen.change, disk.Key, frozen.image.uuid, frozen.image.size}
 		}
 	}
+	if f.readers, err = cp.host.read(ctx, files); err != nil {
+		return err
+	}
+	for i, d := range disks {
+		d.reader = f.readers.each[i]
+	}
+	cp.disks = append(cp.disks, disks...)
 	if len(id) > 0 {
 		cp.ids[f.id] = id.pack()
 	}

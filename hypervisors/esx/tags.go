@@ -3,6 +3,7 @@ package esx
 import (
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -15,6 +16,9 @@ const (
 
 // prefix begins the names of what can carry no mark: snapshots, virtual switches.
 const prefix = "understudy."
+
+// newUUID for a machine.
+func newUUID() string { return uuid.NewString() }
 
 // ours is the prefix of this appliance.
 func (h *host) ours() string { return prefix + h.owner + "." }
