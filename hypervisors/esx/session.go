@@ -8,7 +8,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"reflect"
@@ -50,6 +52,7 @@ func signIn(ctx context.Context, a address, user, password string) (c *vim25.Cli
 	transport.DialTLSContext, transport.DialTLS = nil, nil //nolint:staticcheck // it is set
 	transport.DialContext = (&net.Dialer{Timeout: dialPatience}).DialContext
 	transport.TLSHandshakeTimeout, transport.TLSClientConfig = dialPatience, config
+	s.Transport = reusing{transport}
 	if c, err = vim25.NewClient(ctx, &patient{s}); err != nil {
 		return nil, nil, err
 	}
@@ -69,6 +72,28 @@ func signIn(ctx context.Context, a address, user, password string) (c *vim25.Cli
 		_, _ = methods.Logout(ctx, s, &types.Logout{This: who.manager}) // the session ends by itself otherwise
 		s.CloseIdleConnections()
 	}, nil
+}
+
+// reusing keeps connections: govmomi reads an answer up to its last element, and what is left of it would cost the next
+// request a handshake.
+type reusing struct{ http.RoundTripper }
+
+func (r reusing) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := r.RoundTripper.RoundTrip(req)
+	if err == nil {
+		res.Body = drained{res.Body}
+	}
+	return res, err
+}
+
+type drained struct{ io.ReadCloser }
+
+// mostLeft bounds what is read for nothing, in bytes.
+const mostLeft = 4 << 10
+
+func (d drained) Close() error {
+	_, _ = io.CopyN(io.Discard, d.ReadCloser, mostLeft)
+	return d.ReadCloser.Close()
 }
 
 // tls says how the server proves who it is.
@@ -148,7 +173,7 @@ func (s *signer) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	seen := s.times
 	s.mu.Unlock()
 	err := s.inner.RoundTrip(ctx, req, res)
-	if !faults.Is(err, &types.NotAuthenticated{}) {
+	if !faults.Is(err, &types.NotAuthenticated{}) && !unread(res) {
 		return err
 	}
 	s.mu.Lock()
@@ -161,6 +186,29 @@ func (s *signer) RoundTrip(ctx context.Context, req, res soap.HasFault) error {
 	s.mu.Unlock()
 	reflect.ValueOf(res).Elem().SetZero() // the fault of the first time would stay in it
 	return s.inner.RoundTrip(ctx, req, res)
+}
+
+// unread says that properties were not told for want of a session; the call itself succeeds then.
+func unread(res soap.HasFault) bool {
+	var objects []types.ObjectContent
+	switch body := res.(type) {
+	case *methods.RetrievePropertiesBody:
+		if body.Res != nil {
+			objects = body.Res.Returnval
+		}
+	case *methods.RetrievePropertiesExBody:
+		if body.Res != nil && body.Res.Returnval != nil {
+			objects = body.Res.Returnval.Objects
+		}
+	}
+	for _, o := range objects {
+		for _, m := range o.MissingSet {
+			if _, ok := m.Fault.Fault.(*types.NotAuthenticated); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // patient asks again when the server says that it is busy; it has done nothing then.

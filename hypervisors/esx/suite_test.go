@@ -80,6 +80,9 @@ func newEnv(vcenter bool) func(t *testing.T) hypervisortest.Env {
 
 func TestConformance(t *testing.T) {
 	for name, vcenter := range kinds {
-		t.Run(name, func(t *testing.T) { hypervisortest.Run(t, newEnv(vcenter)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			hypervisortest.Run(t, newEnv(vcenter))
+		})
 	}
 }

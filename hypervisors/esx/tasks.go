@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	firstLook = 20 * time.Millisecond
+	firstLook = 5 * time.Millisecond
 	mostPause = time.Second
 	// afterwards bounds how long a task that was told to stop is waited for, and how long calls fail before a task is given up.
 	afterwards = 2 * time.Minute

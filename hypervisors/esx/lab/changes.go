@@ -87,7 +87,7 @@ func (l *Lab) track(m *machine, enabled *bool) {
 }
 
 // QueryChangedDiskAreas as ESX answers it: of a snapshot, or of a machine that is off; in pages.
-func (v *vm) QueryChangedDiskAreas(ctx *simulator.Context, req *types.QueryChangedDiskAreas) soap.HasFault {
+func (v *vm) QueryChangedDiskAreas(_ *simulator.Context, req *types.QueryChangedDiskAreas) soap.HasFault {
 	body := &methods.QueryChangedDiskAreasBody{}
 	v.l.mu.Lock()
 	defer v.l.mu.Unlock()

@@ -26,7 +26,6 @@ type orders struct {
 	folder   func(http.ResponseWriter, *http.Request) bool
 	waiting  map[types.ManagedObjectReference]chan struct{}
 	canceled map[types.ManagedObjectReference]bool
-	over     chan struct{}
 }
 
 type order struct {

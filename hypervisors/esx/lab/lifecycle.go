@@ -164,7 +164,7 @@ func (l *Lab) drop(ctx *simulator.Context, m *machine) {
 }
 
 // DestroyTask deletes a machine with its disks and snapshots. Files of others in its directory stay.
-func (v *vm) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) soap.HasFault {
+func (v *vm) DestroyTask(ctx *simulator.Context, _ *types.Destroy_Task) soap.HasFault {
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{
 		Returnval: v.l.run(ctx, v.VirtualMachine, "Destroy_Task", "destroy",
 			func(ctx *simulator.Context, _ types.BaseMethodFault) (any, types.BaseMethodFault) {
@@ -270,7 +270,7 @@ func (l *Lab) powerOn(ctx *simulator.Context, x *simulator.VirtualMachine, req *
 }
 
 // PowerOffVMTask stops a machine at once.
-func (v *vm) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_Task) soap.HasFault {
+func (v *vm) PowerOffVMTask(ctx *simulator.Context, _ *types.PowerOffVM_Task) soap.HasFault {
 	return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{
 		Returnval: v.l.run(ctx, v.VirtualMachine, "PowerOffVM_Task", "powerOff",
 			func(ctx *simulator.Context, _ types.BaseMethodFault) (any, types.BaseMethodFault) {

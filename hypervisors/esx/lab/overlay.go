@@ -179,7 +179,7 @@ func (l *Lab) tell(ctx *simulator.Context, t *simulator.Task, change func(*types
 }
 
 // CancelTask ends a task that still waits; one whose work has begun goes on to its end.
-func (t *task) CancelTask(ctx *simulator.Context, req *types.CancelTask) soap.HasFault {
+func (t *task) CancelTask(*simulator.Context, *types.CancelTask) soap.HasFault {
 	return t.l.cancel(t.Task)
 }
 

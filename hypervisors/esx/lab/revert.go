@@ -11,7 +11,7 @@ import (
 )
 
 // RevertToSnapshotTask throws away what was written since; a running machine is off afterwards.
-func (s *snapshot) RevertToSnapshotTask(ctx *simulator.Context, req *types.RevertToSnapshot_Task) soap.HasFault {
+func (s *snapshot) RevertToSnapshotTask(ctx *simulator.Context, _ *types.RevertToSnapshot_Task) soap.HasFault {
 	x := s.machine(ctx)
 	return &methods.RevertToSnapshot_TaskBody{Res: &types.RevertToSnapshot_TaskResponse{
 		Returnval: s.l.run(ctx, x, "RevertToSnapshot_Task", "revertToSnapshot",
