@@ -64,7 +64,7 @@ computed:
 
 race: deps receivers ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real")); \
-	set -x; go test -race -count=1 -timeout 30m $$pure
+	set -x; go test -race -count=1 -timeout 30m $$pure; go test -count=1 ./hypervisors/esx -run 'Conformance/vCenter|KilledTarget'
 
 simulate: deps ## ten thousand cycles with random faults on fake hosts, in simulated time; SEED=n repeats a run exactly
 	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'

@@ -223,7 +223,11 @@ func (s *state) write(ctx context.Context, k *kept) error {
 		return err
 	}
 	u := object.NewDatastoreURL(*s.host.client.URL(), dc.InventoryPath, path.Datastore, path.Path)
-	return s.host.client.Upload(ctx, bytes.NewReader(b), u, &soap.Upload{Method: "PUT", ContentLength: int64(len(b)), Type: "application/json"})
+	err = s.host.client.Upload(ctx, bytes.NewReader(b), u, &soap.Upload{Method: "PUT", ContentLength: int64(len(b)), Type: "application/json"})
+	if err != nil && strings.HasPrefix(err.Error(), "507 ") { // govmomi keeps the number to itself
+		return &hypervisors.Error{Op: "write", Subject: s.manifest(k.Point.ID), Err: fmt.Errorf("%w: %w", hypervisors.ErrNoSpace, err), Hint: "Free space on the datastore, keep fewer points, or choose a larger one."}
+	}
+	return err
 }
 
 // erase the files of a point. That none is there is success.
