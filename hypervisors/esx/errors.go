@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
+	"strings"
 
 	faults "github.com/vmware/govmomi/fault"
 	"github.com/vmware/govmomi/task"
@@ -121,10 +123,13 @@ func words(err error) string {
 	}
 	switch {
 	case asFault(err, &denied):
+		ids := []string{denied.PrivilegeId}
 		for _, missing := range denied.MissingPrivileges {
-			return fmt.Sprintf("the account lacks the privileges %v", missing.PrivilegeIds)
+			ids = append(ids, missing.PrivilegeIds...)
 		}
-		return "the account lacks the privilege " + denied.PrivilegeId
+		slices.Sort(ids)
+		ids = slices.DeleteFunc(slices.Compact(ids), func(id string) bool { return id == "" })
+		return "the account lacks the privileges " + strings.Join(ids, ", ")
 	case asFault(err, &config):
 		return config.Reason
 	}

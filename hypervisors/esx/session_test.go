@@ -141,7 +141,11 @@ func TestMissingPrivilegesAreNamedOneByOne(t *testing.T) {
 			vm := guest(t, l, "web")
 			l.Deny("VirtualMachine.Interact.PowerOn")
 			isTold(t, h.Start(t.Context(), vm), hypervisors.ErrUnauthorized, "start machine web: ", "Give the role")
-			require.ErrorContains(t, h.Start(t.Context(), vm), "VirtualMachine.Interact.PowerOn")
+			require.ErrorContains(t, h.Start(t.Context(), vm), "lacks the privileges VirtualMachine.Interact.PowerOn")
+			l.Deny()
+			l.Fail("PowerOnVM_Task", &types.NoPermission{MissingPrivileges: []types.NoPermissionEntityPrivileges{
+				{PrivilegeIds: []string{"B.two"}}, {PrivilegeIds: []string{"A.one", "B.two"}}}}, 1)
+			require.ErrorContains(t, h.Start(t.Context(), vm), "lacks the privileges A.one, B.two")
 		})
 	}
 }

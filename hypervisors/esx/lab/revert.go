@@ -21,7 +21,7 @@ func (s *snapshot) RevertToSnapshotTask(ctx *simulator.Context, _ *types.RevertT
 }
 
 // RevertToCurrentSnapshotTask is RevertToSnapshotTask of the newest.
-func (v *vm) RevertToCurrentSnapshotTask(ctx *simulator.Context, req *types.RevertToCurrentSnapshot_Task) soap.HasFault {
+func (v *vm) RevertToCurrentSnapshotTask(ctx *simulator.Context, _ *types.RevertToCurrentSnapshot_Task) soap.HasFault {
 	body := &methods.RevertToCurrentSnapshot_TaskBody{}
 	if v.Snapshot == nil || v.Snapshot.CurrentSnapshot == nil {
 		body.Fault_ = refused(&types.NotFound{})
