@@ -7,16 +7,19 @@ import (
 
 // lifeline is the wrapper around every command of a place. Its standard input is a pipe that this process holds: when
 // that closes – by Stop, by the death of this process, by the loss of the SSH connection – the command is ended. It
-// ends with the command's own status.
+// ends with the command's own status. It is asked more than once: a qemu-storage-daemon (7.2) that hears of it just before
+// it begins to wait goes on waiting for whatever comes next.
 const lifeline = `exec 3<&0
 "$@" </dev/null 3<&- &
 pid=$!
 {
 	read -r _
-	kill "$pid"
 	trap 'kill "$nap"; exit' TERM
-	sleep 10 & nap=$!
-	wait "$nap"
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		kill "$pid"
+		sleep 1 & nap=$!
+		wait "$nap"
+	done
 	kill -9 "$pid"
 } <&3 >/dev/null 2>&1 &
 watch=$!
