@@ -294,6 +294,10 @@ type DraftRequest struct {
 	Disks []DraftDiskSpec
 	// ExpectBytes is how much the copy will write at most, as far as known; 0: unknown.
 	ExpectBytes int64
+	// Compress is the wish that what is written be stored compressed. It only changes how much room a point takes, never
+	// what it holds, and may be different for each point of a replica. Where the host is not capable of Compression, or for
+	// what cannot be compressed, nothing comes of it.
+	Compress bool
 }
 
 // DraftDiskSpec is a disk of a new point.

@@ -29,6 +29,8 @@ type Capabilities struct {
 	Quiesce bool
 	// GroupMoment: several machines can share one moment.
 	GroupMoment bool
+	// Compression: what a draft is asked to compress takes less room. Where it is false the wish changes nothing.
+	Compression bool
 	// Missing says, for people, why something above is false: "libvirt 5.0 has no checkpoints; 6.0 or later is needed".
 	Missing []string
 }

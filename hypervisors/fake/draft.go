@@ -65,6 +65,9 @@ func (h *replicaHandle) draft(req hypervisors.DraftRequest) (*draft, error) {
 			return nil, err
 		}
 	}
+	for _, dd := range d.disks {
+		dd.volume.now.packed = req.Compress && h.c.hv.caps.Compression
+	}
 	return d, nil
 }
 

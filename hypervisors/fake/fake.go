@@ -77,7 +77,7 @@ func New(name string, clock func() time.Time, opts ...Option) *Hypervisor {
 		name:  name,
 		clock: clock,
 		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true, Dial: true,
-			ChangeTracking: true, Quiesce: true, GroupMoment: true},
+			ChangeTracking: true, Quiesce: true, GroupMoment: true, Compression: true},
 		machines: map[string]*machine{},
 		replicas: map[string]*replica{},
 	}
@@ -100,6 +100,7 @@ func coherent(c hypervisors.Capabilities) hypervisors.Capabilities {
 	c.Quiesce = c.Quiesce && c.Source
 	c.GroupMoment = c.GroupMoment && c.Source
 	c.Dial = c.Dial && c.Guest
+	c.Compression = c.Compression && c.Target
 	for _, part := range []struct {
 		name  string
 		there bool
@@ -107,6 +108,7 @@ func coherent(c hypervisors.Capabilities) hypervisors.Capabilities {
 		{"checkpoints", c.Source}, {"keeping replicas", c.Target}, {"turning machines on and off", c.Power},
 		{"isolated networks", c.Isolation}, {"asking guests", c.Guest}, {"connections into isolated networks", c.Dial}, {"change tracking", c.ChangeTracking},
 		{"quiescing", c.Quiesce}, {"screenshots", c.Screen}, {"one moment for several machines", c.GroupMoment},
+		{"compressing points", c.Compression},
 	} {
 		if !part.there {
 			c.Missing = append(c.Missing, part.name+" was switched off")

@@ -321,3 +321,31 @@ func BenchmarkManyMachines(b *testing.B) {
 		}
 	}
 }
+
+func TestCompressedPointsTakeLessRoom(t *testing.T) {
+	for _, capable := range []bool{true, false} {
+		_, vm, h := running(t, fake.WithStorage("default", 64<<20), fake.WithCapabilities(func(c *hypervisors.Capabilities) { c.Compression = capable }))
+		r := twin(t, h, vm)
+		taken := func(compress bool) int64 {
+			before, err := h.Storage(t.Context())
+			require.NoError(t, err)
+			d, err := r.Draft(t.Context(), hypervisors.DraftRequest{Point: "p2", Compress: compress, Disks: []hypervisors.DraftDiskSpec{{ID: "vda", Size: 4 << 20}}})
+			require.NoError(t, err)
+			_, err = d.Disks()[0].WriteAt(make([]byte, 1<<20), 0)
+			require.NoError(t, err)
+			after, err := h.Storage(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, d.Discard(t.Context()))
+			left, err := h.Storage(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, before[0].Free, left[0].Free)
+			return before[0].Free - after[0].Free
+		}
+		require.EqualValues(t, 1<<20, taken(false))
+		if capable {
+			require.EqualValues(t, 1<<18, taken(true))
+		} else {
+			require.EqualValues(t, 1<<20, taken(true))
+		}
+	}
+}

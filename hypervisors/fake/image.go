@@ -14,6 +14,9 @@ const (
 	fan       = 1 << fanBits
 )
 
+// packedSize is what a block of a compressed draft takes of its pool, whatever it holds.
+const packedSize = blockSize / 4
+
 // pool is a storage of finite size that blocks are taken from.
 type pool struct {
 	name     string
@@ -23,11 +26,11 @@ type pool struct {
 
 func (p *pool) free() int64 { return max(p.capacity-p.used, 0) }
 
-func (p *pool) take() error {
-	if p.used+blockSize > p.capacity {
+func (p *pool) take(n int64) error {
+	if p.used+n > p.capacity {
 		return fmt.Errorf("storage %s: %w", p.name, hypervisors.ErrNoSpace)
 	}
-	p.used += blockSize
+	p.used += n
 	return nil
 }
 
@@ -39,7 +42,8 @@ type image struct {
 	size   int64
 	pool   *pool
 	root   *node
-	height int // levels of nodes; 0: empty
+	height int  // levels of nodes; 0: empty
+	packed bool // blocks that are written from now on are compressed
 }
 
 type node struct {
@@ -52,6 +56,7 @@ type node struct {
 type block struct {
 	refs int
 	pool *pool
+	took int64 // of the pool
 	data []byte
 }
 
@@ -172,10 +177,14 @@ func (im *image) own(i int64) (*block, error) {
 	if b != nil && b.refs == 1 {
 		return b, nil
 	}
-	if err := im.pool.take(); err != nil {
+	size := int64(blockSize)
+	if im.packed {
+		size = packedSize
+	}
+	if err := im.pool.take(size); err != nil {
 		return nil, err
 	}
-	fresh := &block{refs: 1, pool: im.pool}
+	fresh := &block{refs: 1, pool: im.pool, took: size}
 	if b != nil {
 		fresh.data = bytes.Clone(b.data)
 		b.refs--
@@ -280,7 +289,7 @@ func (n *node) release() {
 
 func (b *block) release() {
 	if b.refs--; b.refs == 0 {
-		b.pool.used -= blockSize
+		b.pool.used -= b.took
 	}
 }
 

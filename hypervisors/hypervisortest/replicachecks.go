@@ -216,7 +216,7 @@ func pointOf(id string, all disks) hypervisors.Point {
 }
 
 func request(id string, all disks) hypervisors.DraftRequest {
-	req := hypervisors.DraftRequest{Point: id}
+	req := hypervisors.DraftRequest{Point: id, Compress: asksCompression(id)}
 	for _, d := range all {
 		req.Disks = append(req.Disks, hypervisors.DraftDiskSpec{ID: d.id, Size: d.size, Bus: "virtio"})
 	}
