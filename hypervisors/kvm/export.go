@@ -48,7 +48,12 @@ type exported struct {
 	writable bool
 	// lane asks for a second way to write to the image, through shared memory where the host has that.
 	lane bool
+	// compress asks for one more export of the image, its name with packedSuffix, on which all that is written is
+	// compressed: whole clusters only. The lane leads there.
+	compress bool
 }
+
+const packedSuffix = ".packed"
 
 // blockdev is QEMU's description of an open image.
 type blockdev struct {
@@ -88,6 +93,12 @@ func (h *host) startExport(ctx context.Context, prefix string, images []exported
 		}
 		argv = append(argv, "--blockdev", string(dev),
 			"--export", fmt.Sprintf("type=nbd,id=export%d,node-name=%s,name=%s,writable=%s", i, node, img.name, writable))
+		if img.compress {
+			packed := fmt.Sprintf("packed%d", i)
+			argv = append(argv, "--blockdev", fmt.Sprintf("driver=compress,node-name=%s,file=%s", packed, node),
+				"--export", fmt.Sprintf("type=nbd,id=export-%s,node-name=%s,name=%s,writable=on", packed, packed, img.name+packedSuffix))
+			node = packed
+		}
 		if img.lane && h.lanes {
 			e.lanes[img.name] = fmt.Sprintf("%s.%d.lane", stem, i)
 			argv = append(argv, "--export", fmt.Sprintf("type=vhost-user-blk,id=lane%d,node-name=%s,writable=%s,addr.type=unix,addr.path=%s",

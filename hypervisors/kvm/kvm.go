@@ -145,6 +145,8 @@ func (h *host) Close() error {
 const (
 	needLibvirt = 6_006_000
 	needQEMU    = 4_002_000
+	// zstdQEMU is the first that compresses clusters by zstd.
+	zstdQEMU = 5_001_000
 )
 
 // probe makes the first connection and finds out what the host can do.
@@ -172,6 +174,14 @@ func (h *host) probe(ctx context.Context) error {
 			h.caps.Target = false
 		}
 	}
+	if h.caps.Compression && h.caps.Target {
+		if h.caps.Compression, err = compresses(ctx, h.place); err != nil {
+			return err
+		}
+	}
+	if !h.caps.Compression && h.caps.Target {
+		h.caps.Missing = append(h.caps.Missing, fmt.Sprintf("points are not compressed: QEMU %s or later, built with zstd, is needed", versionText(zstdQEMU)))
+	}
 	if h.place.SharesMemory() {
 		help, err := h.place.Run(ctx, nil, "qemu-storage-daemon", "--help")
 		h.lanes = err == nil && bytes.Contains(help, []byte("vhost-user-blk")) // a choice of who built QEMU
@@ -179,9 +189,22 @@ func (h *host) probe(ctx context.Context) error {
 	return nil
 }
 
+// compresses tries what who built QEMU may have left out: compression by zstd, and the filter that writes compressed.
+func compresses(ctx context.Context, p place) (bool, error) {
+	const try = `dir=$(mktemp -d)
+trap 'rm -rf -- "$dir"' EXIT
+qemu-img create -q -f qcow2 -o compression_type=zstd "$dir/image" 64k
+qemu-img info --image-opts "driver=compress,file.driver=qcow2,file.file.driver=file,file.file.filename=$dir/image" >/dev/null`
+	_, err := p.Run(ctx, nil, "sh", "-ec", try)
+	if _, refused := err.(*runError); refused {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func capabilities(lib, qemu uint32) hypervisors.Capabilities {
 	c := hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true, Dial: true,
-		ChangeTracking: true, Quiesce: true, GroupMoment: true}
+		ChangeTracking: true, Quiesce: true, GroupMoment: true, Compression: qemu >= zstdQEMU}
 	var missing []string
 	if lib < needLibvirt {
 		missing = append(missing, fmt.Sprintf("libvirt %s has no dependable checkpoints; %s or later is needed", versionText(lib), versionText(needLibvirt)))

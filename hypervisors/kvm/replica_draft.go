@@ -53,6 +53,7 @@ func (d *draftDisk) MapValid() bool     { return d.mapValid }
 type served struct {
 	client *nbd.Client
 	lane   *vhost.Lane // nil where there is none
+	packer *packer     // nil where nothing is compressed; else the lane is its
 	size   int64
 	// broken: a write or a flush failed. What it should have written may be gone even if the next flush succeeds.
 	broken atomic.Bool
@@ -85,7 +86,14 @@ func (s *served) Lend(n int64) (loan []byte, giveBack func()) {
 
 // WriteAt takes the lane for what lies in its memory. A write that fails there is done again by NBD, which says why.
 func (s *served) WriteAt(p []byte, off int64) (int, error) {
-	if s.lane != nil && s.lane.Takes(p, off) {
+	switch {
+	case s.packer != nil:
+		if err := s.packer.write(p, off); err == nil {
+			return len(p), nil
+		} else if !errors.Is(err, errPlain) {
+			return 0, s.outcome("write to", err)
+		}
+	case s.lane != nil && s.lane.Takes(p, off):
 		if n, err := s.lane.WriteAt(p, off); !errors.Is(err, vhost.ErrFailed) {
 			return n, s.outcome("write to", err)
 		}
@@ -98,10 +106,16 @@ func (s *served) close() {
 	if s.lane != nil {
 		_ = s.lane.Close()
 	}
+	if s.packer != nil {
+		_ = s.packer.client.Close()
+	}
 	_ = s.client.Close()
 }
 
 func (s *served) Zero(off, n int64) error {
+	if s.packer != nil {
+		s.packer.touch(off, n)
+	}
 	return s.outcome("write to", s.client.Zero(off, n))
 }
 
@@ -276,7 +290,7 @@ func (d *draft) makeImages(ctx context.Context, m *manifest) error {
 	d.planned = layout(m, d.request)
 	var overlays []overlay
 	for _, disk := range d.planned {
-		data := overlay{file: path.Join(r.dir, disk.Data.File), backing: disk.Data.Backing, format: "qcow2", size: disk.Size, cluster: dataCluster}
+		data := overlay{file: path.Join(r.dir, disk.Data.File), backing: disk.Data.Backing, format: "qcow2", size: disk.Size, cluster: dataCluster, zstd: d.compress(disk)}
 		if path.IsAbs(data.backing) {
 			data.format = m.ground(disk.ID).Format
 		}
@@ -287,13 +301,19 @@ func (d *draft) makeImages(ctx context.Context, m *manifest) error {
 	return makeImages(ctx, r.host.place, overlays)
 }
 
+// compress says whether a disk's data is compressed. Its block map never is: it is made of hashes. QEMU's filter does not
+// take a disk that ends within a cluster.
+func (d *draft) compress(disk pointDisk) bool {
+	return d.request.Compress && d.replica.host.caps.Compression && disk.Size%dataClusterBytes == 0
+}
+
 // open serves the images and connects to them.
 func (d *draft) open(ctx context.Context) (err error) {
 	r := d.replica
 	var images []exported
 	for _, disk := range d.planned {
 		images = append(images,
-			exported{name: disk.ID, file: path.Join(r.dir, disk.Data.File), writable: true, lane: true},
+			exported{name: disk.ID, file: path.Join(r.dir, disk.Data.File), writable: true, lane: true, compress: d.compress(disk)},
 			exported{name: disk.ID + ".map", file: path.Join(r.dir, disk.Map.File), writable: true})
 	}
 	if d.export, err = r.host.startExport(ctx, r.draftExports(), images); err != nil {
@@ -309,6 +329,13 @@ func (d *draft) open(ctx context.Context) (err error) {
 		d.disks = append(d.disks, opened)
 		if opened.lane, err = d.export.openLane(ctx, disk.ID); err != nil {
 			return err
+		}
+		if d.compress(disk) {
+			packed, err := d.export.open(ctx, disk.ID+packedSuffix, dataConnections)
+			if err != nil {
+				return err
+			}
+			opened.packer = newPacker(packed, opened.lane, disk.Size)
 		}
 		blockMap, err := d.export.open(ctx, disk.ID+".map", mapConnections)
 		if err != nil {

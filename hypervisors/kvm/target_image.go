@@ -16,8 +16,9 @@ import (
 // Clusters of a disk's overlays are as large as the blocks that are compared; those of block maps are small, because
 // one changed block touches 32 bytes of its map.
 const (
-	dataCluster = "64k"
-	mapCluster  = "4k"
+	dataCluster      = "64k"
+	dataClusterBytes = 64 << 10
+	mapCluster       = "4k"
 )
 
 // overlay is an image to be made.
@@ -27,6 +28,7 @@ type overlay struct {
 	format  string // of the backing image
 	size    int64
 	cluster string
+	zstd    bool // how clusters are compressed, where they are; without it, as QEMU likes
 }
 
 // makeImages creates empty overlays, all with one command of the host. Nothing is durable yet.
@@ -52,7 +54,11 @@ func replaceImages(ctx context.Context, p place, dir string, overlays []overlay)
 func createCommands(overlays []overlay) []string {
 	var lines []string
 	for _, o := range overlays {
-		words := []string{"qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=" + o.cluster}
+		options := "cluster_size=" + o.cluster
+		if o.zstd {
+			options += ",compression_type=zstd"
+		}
+		words := []string{"qemu-img", "create", "-q", "-f", "qcow2", "-o", options}
 		if o.backing != "" {
 			words = append(words, "-F", o.format, "-b", o.backing)
 		}
