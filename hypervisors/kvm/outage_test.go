@@ -144,18 +144,22 @@ func writeAsCopied(disk snapshot.Disk, p []byte, off int64) error {
 func (m *moment) scrawl(t *testing.T, rng *rand.Rand, image draftImage) {
 	t.Helper()
 	content, size := m.want[image.path], image.io.Size()
-	for range 6 {
-		off := rng.Int64N(size/powerloss.Sector+1) * powerloss.Sector
-		part := content[off:min(size, off+powerloss.Sector*(1+rng.Int64N(200)))]
+	for i := range 6 {
+		unit, most := int64(powerloss.Sector), int64(200)
+		if size >= mib && (i == 0 || rng.IntN(2) == 0) {
+			unit, most = dataClusterBytes, 3 // which may be compressed
+		}
+		off := rng.Int64N(size/unit+min(1, int64(i))) * unit
+		part := content[off:min(size, off+unit*(1+rng.Int64N(most)))]
 		if len(part) == 0 {
 			continue
 		}
 		var err error
-		if rng.IntN(4) == 0 {
+		if i > 0 && rng.IntN(4) == 0 {
 			clear(part)
 			err = image.io.Zero(off, int64(len(part)))
 		} else {
-			fill(rng, part)
+			scribbled(rng, part)
 			err = writeAsCopied(image.io, part, off)
 		}
 		require.NoError(t, err)
@@ -184,12 +188,20 @@ func (r *recorded) next(d *draft, before moment, rng *rand.Rand) moment {
 // not synced yet, at many moments. What was flushed before must be readable in what is left, and the image whole.
 func TestPowerFailureUnderQCOW2(t *testing.T) {
 	t.Parallel()
+	for _, compress := range []bool{false, true} {
+		t.Run(fmt.Sprintf("compress=%v", compress), func(t *testing.T) { powerFailureUnderQCOW2(t, compress) })
+	}
+}
+
+func powerFailureUnderQCOW2(t *testing.T, compress bool) {
 	w := newWorld(t)
 	r := w.create()
 	w.mustAdd(r, "p1", "p2")
 	points := w.hashes(r)
 	rec := w.record()
-	opened, err := r.Draft(w.ctx, w.request("p3"))
+	req := w.request("p3")
+	req.Compress = compress
+	opened, err := r.Draft(w.ctx, req)
 	require.NoError(t, err)
 	d := opened.(*draft)
 	require.Equal(t, 4, rec.bent.count, "QEMU must have opened all images through the log")
@@ -206,7 +218,7 @@ func TestPowerFailureUnderQCOW2(t *testing.T) {
 	for _, disk := range d.disks {
 		require.Positive(t, disk.lane.Writes(), "data must have gone through the lane, and flushes beside it")
 	}
-	require.NoError(t, d.Commit(w.ctx, describe(w.request("p3"))))
+	require.NoError(t, d.Commit(w.ctx, describe(req)))
 	require.Equal(t, points, w.hashes(r, "p3"), "the points below were written to")
 
 	dir := filepath.Join(t.TempDir(), "copy") // where images can be broken
