@@ -112,6 +112,26 @@ type moment struct {
 	want    map[string][]byte
 	log     map[string]int
 	touched map[string]map[int64]bool
+	// used clusters, which are not touched again; nil: all may be. QEMU gives the room of a compressed cluster that is
+	// written anew to others before that is durable, so a power failure may take what was flushed. It is of a draft then.
+	used map[string]map[int64]bool
+}
+
+// again says whether a range was touched at this moment or before, and must not be; else it is from now on.
+func (m *moment) again(image string, off, n int64) bool {
+	used := m.used[image]
+	if used == nil {
+		return false
+	}
+	for at := off / dataClusterBytes; at*dataClusterBytes < off+n; at++ {
+		if used[at] {
+			return true
+		}
+	}
+	for at := off / dataClusterBytes; at*dataClusterBytes < off+n; at++ {
+		used[at] = true
+	}
+	return false
 }
 
 // draftImage is one image of a draft, as the engine sees it and as a file.
@@ -151,7 +171,7 @@ func (m *moment) scrawl(t *testing.T, rng *rand.Rand, image draftImage) {
 		}
 		off := rng.Int64N(size/unit+min(1, int64(i))) * unit
 		part := content[off:min(size, off+unit*(1+rng.Int64N(most)))]
-		if len(part) == 0 {
+		if len(part) == 0 || m.again(image.path, off, int64(len(part))) {
 			continue
 		}
 		var err error
@@ -172,7 +192,7 @@ func (m *moment) scrawl(t *testing.T, rng *rand.Rand, image draftImage) {
 // next writes to all images of a draft and flushes them.
 func (r *recorded) next(d *draft, before moment, rng *rand.Rand) moment {
 	r.t.Helper()
-	m := moment{want: map[string][]byte{}, log: map[string]int{}, touched: map[string]map[int64]bool{}}
+	m := moment{want: map[string][]byte{}, log: map[string]int{}, touched: map[string]map[int64]bool{}, used: before.used}
 	for _, image := range d.images() {
 		m.want[image.path], m.touched[image.path] = bytes.Clone(before.want[image.path]), map[int64]bool{}
 		m.scrawl(r.t, rng, image)
@@ -206,8 +226,14 @@ func powerFailureUnderQCOW2(t *testing.T, compress bool) {
 	d := opened.(*draft)
 	require.Equal(t, 4, rec.bent.count, "QEMU must have opened all images through the log")
 	first := moment{want: map[string][]byte{}}
+	if compress {
+		first.used = map[string]map[int64]bool{}
+	}
 	for i, disk := range d.disks {
 		below, images := w.want["p2"][disk.id], d.images()
+		if compress {
+			first.used[images[2*i].path] = map[int64]bool{}
+		}
 		first.want[images[2*i].path], first.want[images[2*i+1].path] = below.data, below.blockMap
 	}
 	moments := []moment{rec.next(d, first, w.rng)}
@@ -267,7 +293,8 @@ func requireSame(t *testing.T, file, log []byte) {
 	}
 }
 
-// judgeImage expects that an image is whole (it may waste room) and holds want where it was not touched since.
+// judgeImage expects that an image is whole (it may waste room) and holds want where it was not touched since. What was
+// compressed and not flushed may have become unreadable.
 func judgeImage(t *testing.T, file string, want []byte, touched map[int64]bool) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "qemu-img", "check", "-f", "qcow2", file).CombinedOutput()
@@ -275,7 +302,7 @@ func judgeImage(t *testing.T, file string, want []byte, touched map[int64]bool) 
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 3) { // 3: clusters are leaked
 		t.Fatalf("%s: %v %s", file, err, out)
 	}
-	out, err = exec.CommandContext(t.Context(), "qemu-img", "convert", "-f", "qcow2", "-O", "raw", file, file+".raw").CombinedOutput()
+	out, err = exec.CommandContext(t.Context(), "qemu-img", "convert", "--salvage", "-f", "qcow2", "-O", "raw", file, file+".raw").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	got, err := os.ReadFile(file + ".raw")
 	require.NoError(t, err)

@@ -89,9 +89,9 @@ func (w *world) reopen() *replica {
 	return r
 }
 
-// request is for a point with the hardware's disks.
+// request is for a point with the hardware's disks. Every second one is compressed: p2, p4 and so on.
 func (w *world) request(id string) hypervisors.DraftRequest {
-	req := hypervisors.DraftRequest{Point: id}
+	req := hypervisors.DraftRequest{Point: id, Compress: id[len(id)-1]%2 == 0}
 	for _, d := range w.spec.Hardware.Disks {
 		req.Disks = append(req.Disks, hypervisors.DraftDiskSpec{ID: d.ID, Size: d.Size, Bus: d.Bus})
 	}
@@ -116,8 +116,12 @@ func (w *world) scribble(d hypervisors.Draft, below map[string]content) (map[str
 		copy(c.data, below[disk.ID()].data)
 		copy(c.blockMap, below[disk.ID()].blockMap)
 		for range 8 {
-			off := w.rng.Int64N(disk.Size()/512) * 512
-			n := min(disk.Size()-off, 512*(1+w.rng.Int64N(300)))
+			unit, most := int64(512), int64(300)
+			if w.rng.IntN(2) == 0 {
+				unit, most = dataClusterBytes, 3
+			}
+			off := w.rng.Int64N(disk.Size()/unit) * unit
+			n := min(disk.Size()-off, unit*(1+w.rng.Int64N(most)))
 			part := c.data[off : off+n]
 			if w.rng.IntN(4) == 0 {
 				clear(part)
@@ -126,7 +130,7 @@ func (w *world) scribble(d hypervisors.Draft, below map[string]content) (map[str
 				}
 				continue
 			}
-			fill(w.rng, part)
+			scribbled(w.rng, part)
 			if _, err := disk.WriteAt(part, off); err != nil {
 				return nil, err
 			}
