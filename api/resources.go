@@ -34,6 +34,7 @@ type Capabilities struct {
 	ChangeTracking bool     `json:"changeTracking"`
 	Quiesce        bool     `json:"quiesce"`
 	GroupMoment    bool     `json:"groupMoment"`
+	Compression    bool     `json:"compression" doc:"Points can be stored compressed"`
 	Isolation      bool     `json:"isolation"`
 	Guest          bool     `json:"guest"`
 	Screen         bool     `json:"screen" doc:"What machines show can be photographed, as a proof that they started"`
@@ -202,10 +203,18 @@ type Policy struct {
 	VerifyEverySeconds int `json:"verifyEverySeconds,omitempty" minimum:"0" maximum:"31536000" doc:"How often a verification compares the whole replicas with their sources; 0 means only when it is ordered"`
 	// BandwidthMbit bounds the copies of this group; 0 means no bound.
 	BandwidthMbit int `json:"bandwidthMbit,omitempty" minimum:"0" maximum:"1000000"`
+	// Compression is how points are stored at the target, from the next one on. It changes only how much room they take.
+	Compression string `json:"compression,omitempty" enum:"none,zstd" doc:"How points are stored at the target, from the next one on; empty means none"`
 	// Windows are when the schedule may start cycles; one that runs goes on. What a person orders starts at once.
 	Windows  []Window `json:"windows,omitempty" maxItems:"32" doc:"When the schedule starts cycles; empty means always"`
 	TimeZone string   `json:"timeZone,omitempty" maxLength:"64" example:"Europe/Berlin" doc:"Of the windows; empty means UTC"`
 }
+
+// Kinds of Policy.Compression.
+const (
+	CompressionNone = "none"
+	CompressionZstd = "zstd"
+)
 
 // RetentionTier keeps one point for each interval, for a time. The newest point is always kept.
 type RetentionTier struct {

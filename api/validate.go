@@ -240,6 +240,9 @@ func (p Policy) Validate() error {
 	if !slices.Contains([]string{"", "crash", "application"}, p.Consistency) {
 		return invalid("policy.consistency", "Use crash or application.", "there is no consistency %q", p.Consistency)
 	}
+	if !slices.Contains([]string{"", CompressionNone, CompressionZstd}, p.Compression) {
+		return invalid("policy.compression", "Use none or zstd.", "there is no compression %q", p.Compression)
+	}
 	if p.BandwidthMbit < 0 {
 		return invalid("policy.bandwidthMbit", "Use 0 for no bound.", "a bandwidth of %d Mbit/s is not possible",
 			p.BandwidthMbit)

@@ -74,6 +74,7 @@ func TestBadGroups(t *testing.T) {
 		"RPO over 7 days":    {"policy.rpoSeconds", func(s *GroupSpec) { s.Policy.RPOSeconds = 604801 }},
 		"verify each second": {"policy.verifyEverySeconds", func(s *GroupSpec) { s.Policy.VerifyEverySeconds = 1 }},
 		"verify never ever":  {"policy.verifyEverySeconds", func(s *GroupSpec) { s.Policy.VerifyEverySeconds = maxVerifySeconds + 1 }},
+		"compression":        {"policy.compression", func(s *GroupSpec) { s.Policy.Compression = "zip" }},
 		"consistency":        {"policy.consistency", func(s *GroupSpec) { s.Policy.Consistency = "total" }},
 		"bandwidth":          {"policy.bandwidthMbit", func(s *GroupSpec) { s.Policy.BandwidthMbit = -1 }},
 

@@ -350,7 +350,7 @@ func planDisk(ctx context.Context, m *cycleMember, d hypervisors.FrozenDisk, com
 }
 
 func (c *cycle) openDraft(ctx context.Context, m *cycleMember, plans []*diskPlan) error {
-	req := hypervisors.DraftRequest{Point: c.id}
+	req := hypervisors.DraftRequest{Point: c.id, Compress: c.g.Spec.Policy.Compression == api.CompressionZstd}
 	attached, err := c.attached(ctx, m, plans)
 	if err != nil {
 		return err

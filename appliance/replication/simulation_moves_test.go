@@ -67,7 +67,7 @@ func (s *simulation) setUp() {
 	}
 	for i, g := range groups {
 		g.spec = api.GroupSpec{Name: g.name, SourceHost: g.home, TargetHost: g.away, Policy: api.Policy{RPOSeconds: 10,
-			Retention: []api.RetentionTier{{Count: 2 + i}}, GroupMoment: i == 3, VerifyCycles: i == 1}}
+			Retention: []api.RetentionTier{{Count: 2 + i}}, GroupMoment: i == 3, VerifyCycles: i == 1, Compression: []string{"", "zstd"}[i%2]}}
 		g.keep, g.dropped, g.rotten = 2+i, map[string]bool{}, map[string]bool{}
 		for n := range g.machines {
 			m := &simMachine{disks: 1, down: map[string]bool{}}

@@ -386,6 +386,9 @@ func (s *survey) policy() {
 	if p.GroupMoment && s.source.host != nil && !s.source.host.Capabilities().GroupMoment {
 		s.doubt("group-moment", "policy.groupMoment", "", s.home.Name+" cannot give several machines one moment: each has its own.", "")
 	}
+	if p.Compression == api.CompressionZstd && s.target.host != nil && !s.target.host.Capabilities().Compression {
+		s.doubt("compression", "policy.compression", "", s.away.Name+" cannot store points compressed: they will take as much room as without.", "")
+	}
 }
 
 func (s *survey) firstCopy(mbit int) time.Duration {

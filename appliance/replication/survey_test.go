@@ -9,6 +9,7 @@ import (
 
 	"understudy/api"
 	"understudy/hypervisors"
+	"understudy/hypervisors/fake"
 )
 
 // level lists the codes of a preflight's checks of a level, sorted and each once.
@@ -72,17 +73,18 @@ func (w *world) everywhere() any {
 
 // What works but is not what somebody may think is a warning, and the group can be made all the same.
 func TestPreflightWarns(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, fake.WithCapabilities(func(c *hypervisors.Capabilities) { c.Compression = false }))
 	w.home.AddVM(hypervisors.Hardware{Name: "old", CPUs: 999, Memory: 1 << 50, NICs: []hypervisors.NIC{{Network: "lan"}},
 		Disks: []hypervisors.Disk{{Size: mib, Format: "raw"}, {Size: 5 * mib}, {Size: mib, Excluded: "shared"}}})
 	require.NoError(t, w.away.SetFree("default", mib))
 	s := spec("shop", "old")
 	s.Policy.Consistency, s.Policy.Windows = "application", []api.Window{{From: "22:00", To: "23:00"}}
+	s.Policy.Compression = "zstd"
 	p, err := w.engine.Preflight(t.Context(), s)
 	require.NoError(t, err)
 	require.True(t, p.Ready, "%+v", p.Checks)
 	require.Equal(t, int64(6*mib), p.Bytes)
-	require.Equal(t, []string{"agent", "cpus", "disk-excluded", "memory", "network-unmapped", "power", "storage-room", "tracking", "windows"}, level(p, api.LevelWarning))
+	require.Equal(t, []string{"agent", "compression", "cpus", "disk-excluded", "memory", "network-unmapped", "power", "storage-room", "tracking", "windows"}, level(p, api.LevelWarning))
 	s.Networks = []api.NetworkMap{{From: "lan", To: "lan"}}
 	p, err = w.engine.Preflight(t.Context(), s)
 	require.NoError(t, err)

@@ -312,6 +312,29 @@ func TestGroupMoment(t *testing.T) {
 	require.Len(t, w.points("shop")[1].Machines, 2)
 }
 
+// TestCompression lets the policy say how the next points are stored.
+func TestCompression(t *testing.T) {
+	taken := func(first, second string) int64 {
+		w := newWorld(t)
+		vm := w.machine("web")
+		s := spec("shop", "web")
+		s.Policy.Compression = first
+		g := w.protect(s)
+		g.Policy.Compression = second
+		_, err := w.engine.UpdatePolicy(t.Context(), g.ID, w.group("shop").Revision, g.Policy)
+		require.NoError(t, err)
+		w.write(w.home, vm, 50)
+		w.done(w.engine.SyncNow(t.Context(), "shop"))
+		storage, err := w.away.Connect("observer").Storage(t.Context())
+		require.NoError(t, err)
+		return storage[0].Total - storage[0].Free
+	}
+	plain := taken("", "none")
+	require.Less(t, taken("zstd", "none"), plain)
+	require.Less(t, taken("none", "zstd"), plain)
+	require.Less(t, taken("zstd", "zstd"), taken("none", "zstd"))
+}
+
 // TestApplicationConsistency labels points by what the guest really did.
 func TestApplicationConsistency(t *testing.T) {
 	w := newWorld(t)
