@@ -141,7 +141,7 @@ var commands = map[string][]string{
 	"groups-create-invalid": {"groups", "create", "web", "--source", "kvm1", "--target", "kvm2", "--machine", "a", "--rpo", "2s"},
 	"groups-create": {"groups", "create", "web", "--source", "kvm1", "--target", "kvm2", "--machine", "db1", "--machine", "web1=spare",
 		"--rpo", "10s", "--retention", "5m:2h,1h:1d", "--network", "default=recovery", "--storage", "fast", "--check", "agent",
-		"--check", "web1=http://192.0.2.10/health?a=b", "--consistency", "application", "--group-moment", "--verify"},
+		"--check", "web1=http://192.0.2.10/health?a=b", "--consistency", "application", "--group-moment", "--verify", "--compression", "zstd"},
 	"groups-create-file":     {"groups", "create", "mail", "-f", "testdata/group.json", "--target", "kvm4", "--no-wait", "--json"},
 	"groups-remove":          {"groups", "remove", "web", "--yes"},
 	"groups-remove-all":      {"groups", "remove", "web", "--yes", "--delete-replicas", "--wait=false"},

@@ -197,9 +197,13 @@ func policyFacts(p api.Policy) []string {
 	if p.VerifyEverySeconds > 0 {
 		verification = "every " + seconds(float64(p.VerifyEverySeconds))
 	}
+	compression := p.Compression
+	if compression == "" {
+		compression = api.CompressionNone
+	}
 	return []string{
 		"rpo", seconds(float64(p.RPOSeconds)), "retention", retentionText(p.Retention), "consistency", consistency,
-		"group moment", yesNo(p.GroupMoment), "verify cycles", yesNo(p.VerifyCycles), "verification", verification, "bandwidth", mbitText(p.BandwidthMbit),
+		"group moment", yesNo(p.GroupMoment), "verify cycles", yesNo(p.VerifyCycles), "verification", verification, "bandwidth", mbitText(p.BandwidthMbit), "compression", compression,
 		"windows", windowsText(p),
 	}
 }

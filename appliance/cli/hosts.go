@@ -103,7 +103,7 @@ func abilities(c api.Capabilities) string {
 		name string
 	}{
 		{c.ChangeTracking, "change tracking"}, {c.Quiesce, "quiesce"}, {c.GroupMoment, "group moment"},
-		{c.Isolation, "isolation"}, {c.Guest, "guest"}, {c.Screen, "screen"},
+		{c.Isolation, "isolation"}, {c.Guest, "guest"}, {c.Screen, "screen"}, {c.Compression, "compression"},
 	} {
 		if ability.has {
 			names = append(names, ability.name)

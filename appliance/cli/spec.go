@@ -19,6 +19,7 @@ type policyFlags struct {
 	rpo, verifyEvery    duration
 	retention           string
 	consistency         string
+	compression         string
 	groupMoment, verify bool
 	bandwidth           int
 	windows             []string
@@ -36,6 +37,7 @@ func (p *policyFlags) add(flags *pflag.FlagSet) {
 	flags.Var(&p.verifyEvery, "verify-every", "how often a verification compares the whole replicas with their sources, beside the cycles; 0 means only when ordered (default for a new group: 7d)")
 	flags.StringArrayVar(&p.windows, "window", nil, "when the schedule may start cycles, as [DAYS@]FROM-TO, such as mon-fri@18:00-08:00; repeat it; \"always\" drops them")
 	flags.StringVar(&p.zone, "time-zone", "", "of the windows, such as Europe/Berlin; empty means UTC")
+	flags.StringVar(&p.compression, "compression", "", "how points are stored at the target, from the next one on: none or zstd")
 	flags.IntVar(&p.bandwidth, "bandwidth", 0, "bound for the copies of this group in Mbit/s")
 }
 
@@ -45,6 +47,7 @@ func (p *policyFlags) apply(policy *api.Policy) (changed bool, err error) {
 		"rpo":          func() { policy.RPOSeconds = p.rpo.seconds },
 		"retention":    func() { policy.Retention, err = parseRetention(p.retention) },
 		"consistency":  func() { policy.Consistency = p.consistency },
+		"compression":  func() { policy.Compression = p.compression },
 		"group-moment": func() { policy.GroupMoment = p.groupMoment },
 		"verify":       func() { policy.VerifyCycles = p.verify },
 		"verify-every": func() { policy.VerifyEverySeconds = p.verifyEvery.seconds },
