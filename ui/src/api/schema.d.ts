@@ -1338,6 +1338,8 @@ export interface components {
         };
         Capabilities: {
             changeTracking: boolean;
+            /** @description Points can be stored compressed */
+            compression: boolean;
             groupMoment: boolean;
             guest: boolean;
             isolation: boolean;
@@ -2172,6 +2174,11 @@ export interface components {
             /** Format: int64 */
             bandwidthMbit?: number;
             /**
+             * @description How points are stored at the target, from the next one on; empty means none
+             * @enum {string}
+             */
+            compression?: "none" | "zstd";
+            /**
              * @description application asks the guest to quiesce
              * @enum {string}
              */
@@ -2210,7 +2217,7 @@ export interface components {
             ready: boolean;
         };
         PreflightCheck: {
-            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth */
+            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression */
             code: string;
             /** @description Of the specification, such as machines[0].vm */
             field?: string;

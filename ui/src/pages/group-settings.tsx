@@ -7,6 +7,7 @@ import type { Group } from '../api/schema'
 import { useSay } from '../parts/dialogs'
 import { Conflict, ProblemForm, useDraft } from '../parts/forms'
 import { useMe } from '../session'
+import { away } from './next'
 import { PolicyFields } from './policy'
 
 interface FormProps<T extends object> {
@@ -60,9 +61,9 @@ export function Settings({ group }: { group: Group }) {
   const { t } = useTranslation()
   return (
     <GroupForm group={group} value={g => g.policy}
-      names={{ rpoSeconds: t('policy.rpo'), retention: t('policy.retention'), consistency: t('policy.consistency'), groupMoment: t('policy.groupMoment'), windows: t('policy.windows'), timeZone: t('policy.timeZone'), bandwidthMbit: t('policy.bandwidth'), verifyEverySeconds: t('policy.verifyEvery'), verifyCycles: t('policy.verifyCycles') }}
+      names={{ rpoSeconds: t('policy.rpo'), retention: t('policy.retention'), consistency: t('policy.consistency'), groupMoment: t('policy.groupMoment'), windows: t('policy.windows'), timeZone: t('policy.timeZone'), bandwidthMbit: t('policy.bandwidth'), compression: t('policy.compression'), verifyEverySeconds: t('policy.verifyEvery'), verifyCycles: t('policy.verifyCycles') }}
       save={async (policy, ifMatch) => (await client.PUT('/groups/{id}/policy', { params: { path: { id: group.id }, header: { 'If-Match': ifMatch } }, body: policy })).data}>
-      {(draft, set) => <PolicyFields policy={draft} onChange={set} />}
+      {(draft, set) => <PolicyFields policy={draft} target={away(group) ? group.sourceHost : group.targetHost} onChange={set} />}
     </GroupForm>
   )
 }

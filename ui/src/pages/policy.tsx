@@ -1,6 +1,7 @@
 // Fields of a policy: for a new group, and for one that stands.
 import { Button, Flex, FlexItem, FormFieldGroup, FormFieldGroupHeader, FormSelect, FormSelectOption, NumberInput } from '@patternfly/react-core'
 import { useTranslation } from 'react-i18next'
+import { api } from '../api/client'
 import type { Policy, RetentionTier, Window } from '../api/schema'
 import { CheckField, Field, NumberField, SelectField, TextField } from '../parts/forms'
 import { useFormat } from '../parts/values'
@@ -46,7 +47,14 @@ export function useRetentionWords() {
   }
 }
 
-export function PolicyFields({ policy, onChange }: { policy: Policy; onChange: (change: Partial<Policy>) => void }) {
+interface PolicyFieldsProps {
+  policy: Policy
+  onChange: (change: Partial<Policy>) => void
+  /** The host that holds the replicas. */
+  target: string
+}
+
+export function PolicyFields({ policy, onChange, target }: PolicyFieldsProps) {
   const { t } = useTranslation()
   return (
     <>
@@ -57,10 +65,19 @@ export function PolicyFields({ policy, onChange }: { policy: Policy; onChange: (
       <CheckField label={t('policy.groupMoment')} hint={t('policy.groupMomentHint')} value={!!policy.groupMoment} onChange={groupMoment => onChange({ groupMoment })} />
       <Windows windows={policy.windows ?? []} zone={policy.timeZone ?? ''} onChange={onChange} />
       <NumberField label={t('policy.bandwidth')} path="policy.bandwidthMbit" hint={t('policy.bandwidthHint')} unit="Mbit/s" max={1_000_000} value={policy.bandwidthMbit ?? 0} onChange={bandwidthMbit => onChange({ bandwidthMbit })} />
+      <Compression on={policy.compression === 'zstd'} target={target} onChange={on => onChange({ compression: on ? 'zstd' : 'none' })} />
       <SpanField label={t('policy.verifyEvery')} path="policy.verifyEverySeconds" hint={t('policy.verifyEveryHint')} seconds={policy.verifyEverySeconds ?? 0} onChange={verifyEverySeconds => onChange({ verifyEverySeconds })} />
       <CheckField label={t('policy.verifyCycles')} hint={t('policy.verifyCyclesHint')} value={!!policy.verifyCycles} onChange={verifyCycles => onChange({ verifyCycles })} />
     </>
   )
+}
+
+/** Can always be switched off, and on where the target answers that it can. Of one that does not answer nobody knows. */
+function Compression({ on, target, onChange }: { on: boolean; target: string; onChange: (on: boolean) => void }) {
+  const { t } = useTranslation()
+  const host = api.useQuery('get', '/hosts').data?.find(h => h.name === target)
+  const unable = !!host?.connected && !host.capabilities.compression
+  return <CheckField label={t('policy.compression')} hint={unable ? t('policy.compressionUnable', { host: target }) : t('policy.compressionHint')} disabled={unable && !on} value={on} onChange={onChange} />
 }
 
 function Retention({ tiers, onChange }: { tiers: RetentionTier[]; onChange: (tiers: RetentionTier[]) => void }) {

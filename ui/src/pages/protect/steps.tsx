@@ -164,7 +164,7 @@ const wished = (m: GroupMachine) => (['replicaName', 'cpus', 'memory', 'nicModel
 
 export const PolicyStep = ({ draft, set }: StepProps) => (
   <Form onSubmit={e => e.preventDefault()}>
-    <PolicyFields policy={draft.spec.policy} onChange={policy => set(change(draft, { policy: { ...draft.spec.policy, ...policy } }))} />
+    <PolicyFields policy={draft.spec.policy} target={draft.spec.targetHost} onChange={policy => set(change(draft, { policy: { ...draft.spec.policy, ...policy } }))} />
   </Form>
 )
 
