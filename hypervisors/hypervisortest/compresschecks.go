@@ -85,8 +85,12 @@ func (s *stage) scrawled(ctx context.Context, r hypervisors.Replica, id string, 
 	put(33*block+512, bytes.Repeat([]byte{n + 1}, 3*block))
 	zero(38, 2)
 	put(41*block, bytes.Repeat([]byte{n + 2}, 512))
-	for i := range int64(32) { // all of them again, in part
-		put(i*block+int64(n)*512, bytes.Repeat([]byte{n + 3}, 1024))
+	if n == 2 { // all of them again, as zeros or in part
+		zero(0, 32)
+	} else {
+		for i := range int64(32) {
+			put(i*block+int64(n)*512, bytes.Repeat([]byte{n + 3}, 1024))
+		}
 	}
 	for i := int64(42); i < 56; i++ {
 		put(i*block+1024, bytes.Repeat([]byte{n + 4}, 4096))
