@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -241,4 +242,51 @@ func (l *rangeLocks) unlock(o op) {
 	defer l.mu.Unlock()
 	l.held = slices.Delete(l.held, slices.Index(l.held, o), slices.Index(l.held, o)+1)
 	l.cond.Broadcast()
+}
+
+// TestPackingIsWaitedFor: whoever ends packing cannot, as long as the daemon has not answered what is being packed.
+func TestPackingIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	opened, err := w.create().Draft(w.ctx, w.request("p2"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, opened.Discard(w.ctx)) }()
+	d := opened.(*draft)
+	disk, pid := d.disks[0], daemonOf(t, d.export)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
+	var writers errgroup.Group
+	write := func() error {
+		_, err := disk.WriteAt(make([]byte, dataClusterBytes), 0)
+		return err
+	}
+	writers.Go(write)
+	waitFor(t, "a write is on its way", func() bool {
+		free := disk.packer.mu.TryLock()
+		if free {
+			disk.packer.mu.Unlock()
+		}
+		return !free
+	})
+	writers.Go(write) // once more
+	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
+	require.NoError(t, writers.Wait())
+	require.Nil(t, disk.packer.touched, "packing goes on")
+}
+
+// daemonOf finds the process of an export, which is one of this machine.
+func daemonOf(t *testing.T, e *export) int {
+	t.Helper()
+	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, name := range names {
+		line, _ := os.ReadFile(name) // it may have ended
+		if bytes.HasPrefix(line, []byte("qemu-storage-daemon\x00")) && bytes.Contains(line, []byte(e.socket)) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			require.NoError(t, err)
+			return pid
+		}
+	}
+	t.Fatal("the daemon is not found")
+	return 0
 }
