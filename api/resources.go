@@ -8,8 +8,12 @@ import (
 // HostSpec connects a hypervisor.
 type HostSpec struct {
 	Name string `json:"name" minLength:"1" maxLength:"63" pattern:"^[a-zA-Z0-9][a-zA-Z0-9._-]*$" doc:"Name by which groups refer to the host"`
-	// URI never holds a secret: keys are named by file (keyfile=, known_hosts=).
+	// URI never holds a secret: keys are named by file (keyfile=, known_hosts=), a password is given apart.
 	URI string `json:"uri" minLength:"1" maxLength:"1024" doc:"Where the host is" example:"qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts"`
+	// User and Password are for hosts that are signed in to, as ESX and vCenter are; others take neither. A host that is
+	// shown has no password; an edit without one keeps it as long as URI and User stay.
+	User     string `json:"user,omitempty" maxLength:"256" doc:"Who signs in, at hosts that want it; libvirt hosts take no user here"`
+	Password Secret `json:"password,omitzero" writeOnly:"true" format:"password" maxLength:"1024" doc:"Kept sealed, never shown. An edit without one keeps it, unless address or user change"`
 	// MaxJobs bounds how many copies run on this host at once.
 	MaxJobs int `json:"maxJobs,omitempty" minimum:"0" maximum:"64" doc:"Copies at once on this host; 0 means 4"`
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 
+	"understudy/appliance/replication"
 	"understudy/hypervisors"
 )
 
@@ -11,9 +12,9 @@ import (
 func ServeVictim(ctx context.Context, args []string, killPoint func(kind, step, phase string),
 	fake func(ctx context.Context, uri, owner string) (hypervisors.Host, error),
 ) error {
-	drivers["fake"] = func(ctx context.Context, uri, owner string, _ *slog.Logger) (hypervisors.Host, error) {
-		return fake(ctx, uri, owner)
-	}
+	drivers["fake"] = driver{connect: func(ctx context.Context, to replication.Login, owner string, _ *slog.Logger) (hypervisors.Host, error) {
+		return fake(ctx, to.URI, owner)
+	}}
 	cmd := serveCommand(serveOptions{killPoint: killPoint})
 	cmd.SetArgs(args)
 	return cmd.ExecuteContext(ctx)

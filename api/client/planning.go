@@ -31,12 +31,12 @@ func (c *Client) UpdateGroup(ctx context.Context, id string, revision int64, edi
 
 // TestHost implements api.Planning.
 func (c *Client) TestHost(ctx context.Context, spec api.HostSpec) (api.HostTest, error) {
-	return post[api.HostTest](ctx, c, path("hosts", "test"), spec)
+	return post[api.HostTest](ctx, c, path("hosts", "test"), hostInClear(spec))
 }
 
 // UpdateHost implements api.Planning.
 func (c *Client) UpdateHost(ctx context.Context, id string, revision int64, spec api.HostSpec) (api.Host, error) {
-	return put[api.Host](ctx, c, revision, spec, "hosts", id)
+	return put[api.Host](ctx, c, revision, hostInClear(spec), "hosts", id)
 }
 
 // Bandwidth implements api.Planning.

@@ -89,11 +89,14 @@ func TestAuditKnowsNoSecret(t *testing.T) {
 		{"POST", "/setup", `{"token":"` + planted + `","name":"eve","password":"` + planted + `"}`},
 		{"DELETE", "/users/bob", `{"password":"` + planted + `"}`},
 		{"POST", "/groups/web/sync", `{"password":"` + planted + `"}`},
+		{"POST", "/hosts", `{"name":"esx1","uri":"esx://esx1/","user":"root","password":"` + planted + `"}`},
+		{"POST", "/hosts/test", `{"name":"esx1","uri":"esx://esx1/","user":"root","password":"` + planted + `"}`},
+		{"PUT", "/hosts/esx1", `{"name":"esx1","uri":"esx://esx1/","user":"root","passwort":"` + planted + `"}`},
 	} {
 		visit(t, c[0], url+"/api/v1"+c[1], c[2], session...)
 	}
 	all := auditOf(t, p)
-	require.Len(t, all, 15)
+	require.Len(t, all, 18)
 	for _, e := range all {
 		text := jsonOf(t, e)
 		require.NotContains(t, text, planted, e.Action)

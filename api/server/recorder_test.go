@@ -118,6 +118,24 @@ func fillTagged(v reflect.Value, tag reflect.StructTag) {
 	}
 }
 
+// conceal takes out of an answer what no answer shows.
+func conceal(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).Tag.Get("writeOnly") != "" {
+				v.Field(i).SetZero()
+			} else {
+				conceal(v.Field(i))
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			conceal(v.Index(i))
+		}
+	}
+}
+
 var _ api.Service = (*recorder)(nil)
 
 func (r *recorder) AddHost(ctx context.Context, spec api.HostSpec) (api.Host, error) {

@@ -79,8 +79,8 @@ func newRecovery(ctx context.Context, s *stage, dir string) (*recovery, error) {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	engine, err := replication.New(ctx, replication.Options{Store: db, Bus: store.NewBus(db, time.Now, log), Log: log,
-		Connect: func(ctx context.Context, uri, owner string) (hypervisors.Host, error) {
-			return kvm.Connect(ctx, uri, kvm.Options{Owner: owner, Log: log})
+		Connect: func(ctx context.Context, to replication.Login, owner string) (hypervisors.Host, error) {
+			return kvm.Connect(ctx, to.URI, kvm.Options{Owner: owner, Log: log})
 		}})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())

@@ -115,8 +115,8 @@ func beAppliance(ctx context.Context, dir string, machines int) (err error) {
 	}
 	defer listener.Close()
 	engine, err := replication.New(ctx, replication.Options{Store: db, Bus: store.NewBus(db, time.Now, log), Log: log,
-		Connect: func(_ context.Context, uri, owner string) (hypervisors.Host, error) {
-			return hosts[uri].Connect(owner), nil
+		Connect: func(_ context.Context, to replication.Login, owner string) (hypervisors.Host, error) {
+			return hosts[to.URI].Connect(owner), nil
 		}})
 	if err != nil {
 		return err

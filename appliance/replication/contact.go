@@ -167,7 +167,7 @@ func (e *Engine) judgeHost(p *endpoint, err error) error {
 	case bad >= looksTo:
 		return e.raiseHost(p, api.AlertHostDown, func() api.Alert {
 			return api.Alert{Message: fmt.Sprintf("host %s does not answer: %v", p.Name, err),
-				Hint: cmp.Or(hypervisors.Hint(err), "Check its power, its network and its hypervisor.")}
+				Hint: cmp.Or(asPublic(err).Hint, "Check its power, its network and its hypervisor.")}
 		})
 	case good >= looksTo:
 		return e.calmHost(p, api.AlertHostDown)

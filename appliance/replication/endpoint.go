@@ -21,12 +21,14 @@ const connectTimeout = 30 * time.Second
 
 // hostRecord is a host as the state database keeps it.
 type hostRecord struct {
-	api.HostSpec
-	ID       string
-	Revision int64
-	Identity string
-	Product  string
-	Version  string
+	api.HostSpec // without the password, see passwordName
+	ID           string
+	Revision     int64
+	// PasswordSince is the revision with which the password came; 0: the host has none.
+	PasswordSince int64 `json:",omitempty"`
+	Identity      string
+	Product       string
+	Version       string
 }
 
 // endpoint is a host of this engine: its record, and its connection while there is one.
@@ -139,7 +141,12 @@ func (e *Engine) current(id string) (*endpoint, error) {
 
 // open connects p, whose mutex is held, and makes sure that the host is still the one that was added.
 func (e *Engine) open(ctx context.Context, p *endpoint) error {
-	host, info, err := e.dial(ctx, p.URI)
+	var host hypervisors.Host
+	var info hypervisors.Info
+	login, err := e.loginOf(&p.hostRecord)
+	if err == nil {
+		host, info, err = e.dial(ctx, login)
+	}
 	if err == nil && info.Identity != p.Identity {
 		err = errors.Join(fmt.Errorf("host %s is another one than was added (identity %s, not %s)", p.Name, info.Identity, p.Identity), host.Close())
 	}
@@ -151,10 +158,10 @@ func (e *Engine) open(ctx context.Context, p *endpoint) error {
 	return nil
 }
 
-func (e *Engine) dial(ctx context.Context, uri string) (hypervisors.Host, hypervisors.Info, error) {
+func (e *Engine) dial(ctx context.Context, login Login) (hypervisors.Host, hypervisors.Info, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	host, err := e.Connect(ctx, uri, e.owner)
+	host, err := e.Connect(ctx, login, e.owner)
 	if err != nil {
 		return nil, hypervisors.Info{}, err
 	}

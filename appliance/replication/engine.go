@@ -57,9 +57,11 @@ type Bus interface {
 type Options struct {
 	Store Store
 	Bus   Bus
-	// Connect opens a host by its URI, on behalf of owner (the appliance's identity, which drivers put on everything
-	// they make).
-	Connect func(ctx context.Context, uri, owner string) (hypervisors.Host, error)
+	// Connect opens a host on behalf of owner (the appliance's identity, which drivers put on everything they make). An
+	// *api.Error may name the field of api.HostSpec that is wrong.
+	Connect func(ctx context.Context, to Login, owner string) (hypervisors.Host, error)
+	// Secrets keeps the passwords of hosts. Nil: there can be none.
+	Secrets Secrets
 	Version string
 	Clock   func() time.Time // nil: time.Now
 	Log     *slog.Logger     // nil: slog.Default
@@ -234,6 +236,7 @@ func (e *Engine) load() error {
 	}); err != nil {
 		return fmt.Errorf("load hosts: %w", err)
 	}
+	e.forgetStrayPasswords()
 	if err := e.loadHostAlerts(); err != nil {
 		return err
 	}

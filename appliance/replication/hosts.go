@@ -15,9 +15,13 @@ func (e *Engine) AddHost(ctx context.Context, spec api.HostSpec) (api.Host, erro
 	if _, err := e.endpoint(spec.Name); err == nil {
 		return api.Host{}, nameInUse(spec.Name)
 	}
-	host, info, err := e.dial(ctx, spec.URI)
+	login, err := e.loginAs(spec, nil)
 	if err != nil {
-		return api.Host{}, public(err)
+		return api.Host{}, err
+	}
+	host, info, err := e.dial(ctx, login)
+	if err != nil {
+		return api.Host{}, refused(err, login)
 	}
 	p := e.newEndpoint(hostRecord{HostSpec: spec, ID: newID(), Revision: 1, Identity: info.Identity, Product: info.Product, Version: info.Version})
 	p.link.Store(&link{host: host})
@@ -42,7 +46,12 @@ func (e *Engine) register(p *endpoint) error {
 			return knownAlready(other)
 		}
 	}
+	forget, err := e.keepPassword(&p.hostRecord)
+	if err != nil {
+		return err
+	}
 	if err := e.Store.Put(bucketHosts, p.ID, p.hostRecord); err != nil {
+		forget()
 		return err
 	}
 	e.hosts[p.ID] = p
@@ -87,6 +96,9 @@ func (e *Engine) RemoveHost(_ context.Context, ref string) error {
 			return api.Errorf(api.CodeInUse, "Remove the group first.", "host %s is used by group %s", p.Name, g.Spec.Name)
 		}
 	}
+	if now, ok := e.hosts[p.ID]; ok { // it may have been edited meanwhile
+		p = now
+	}
 	err = e.Store.Delete(bucketHosts, p.ID)
 	if err == nil {
 		delete(e.hosts, p.ID)
@@ -95,6 +107,7 @@ func (e *Engine) RemoveHost(_ context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
+	e.forgetPassword(&p.hostRecord)
 	if err := e.forgetHostAlerts(p); err != nil {
 		e.Log.Warn("alerts of a host that was removed stay until the next start", "host", p.Name, "error", err)
 	}

@@ -15,17 +15,29 @@ import (
 // testTime bounds the test of a host.
 const testTime = 2 * time.Minute
 
-// TestHost says whether a host could be added. It reads only, keeps no connection, and remembers nothing.
+// TestHost says whether a host could be added. It reads only, keeps no connection, and remembers nothing. Without a
+// password it uses that of the host that is known by this name, address and user.
 func (e *Engine) TestHost(ctx context.Context, spec api.HostSpec) (api.HostTest, error) {
 	ctx, cancel := context.WithTimeout(ctx, testTime)
 	defer cancel()
 	t := api.HostTest{Checks: []api.DoctorCheck{}}
-	host, info, err := e.dial(ctx, spec.URI)
+	var known *hostRecord
+	if p, err := e.endpoint(spec.Name); err == nil {
+		known = &p.hostRecord
+	}
+	login, err := e.loginAs(spec, known)
+	if err != nil {
+		return t, err
+	}
+	host, info, err := e.dial(ctx, login)
 	if err != nil {
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return t, ctx.Err()
 		}
 		why := asPublic(err)
+		if why.Code == api.CodeInvalid && why.Field != "" { // nobody was asked yet
+			return t, why
+		}
 		t.Problem, t.Hint = why.Message, why.Hint
 		return t, nil
 	}
@@ -98,8 +110,12 @@ func (e *Engine) UpdateHost(ctx context.Context, ref string, revision int64, spe
 		return api.Host{}, err
 	}
 	var fresh hypervisors.Host
-	if spec.URI != p.URI {
-		if fresh, err = e.sameHost(ctx, p, spec.URI); err != nil {
+	if !p.reachedAs(spec) || !spec.Password.IsZero() {
+		login, err := e.loginAs(spec, &p.hostRecord)
+		if err != nil {
+			return api.Host{}, err
+		}
+		if fresh, err = e.sameHost(ctx, p, login); err != nil {
 			return api.Host{}, err
 		}
 	}
@@ -117,13 +133,11 @@ func (e *Engine) UpdateHost(ctx context.Context, ref string, revision int64, spe
 	return next.view(), nil
 }
 
-// sameHost connects to another address of a host.
-func (e *Engine) sameHost(ctx context.Context, p *endpoint, uri string) (hypervisors.Host, error) {
-	host, info, err := e.dial(ctx, uri)
+// sameHost connects to a host in another way.
+func (e *Engine) sameHost(ctx context.Context, p *endpoint, login Login) (hypervisors.Host, error) {
+	host, info, err := e.dial(ctx, login)
 	if err != nil {
-		why := *asPublic(err)
-		why.Field = "uri"
-		return nil, &why
+		return nil, refused(err, login)
 	}
 	if info.Identity != p.Identity {
 		return nil, errors.Join(&api.Error{Code: api.CodeConflict, Field: "uri",
@@ -153,8 +167,15 @@ func (e *Engine) replace(id string, revision int64, spec api.HostSpec, fresh hyp
 			return nil, nil, nameInUse(spec.Name)
 		}
 	}
+	if fresh == nil && !p.reachedAs(spec) {
+		return nil, nil, stale("host "+p.Name, p.Revision, revision) // it was changed while this was looked at
+	}
 	rec := p.hostRecord
 	rec.HostSpec, rec.Revision = spec, revision+1
+	forget, err := e.keepPassword(&rec)
+	if err != nil {
+		return nil, nil, err
+	}
 	next = e.newEndpoint(rec)
 	next.starts, next.contact = p.starts, p.contact
 	next.link.Store(p.link.Load())
@@ -164,11 +185,13 @@ func (e *Engine) replace(id string, revision int64, spec api.HostSpec, fresh hyp
 	if fresh != nil {
 		old = p.connected()
 		next.link.Store(&link{host: fresh})
-	} else if spec.URI != p.URI {
-		return nil, nil, stale("host "+p.Name, p.Revision, revision) // its address was changed while this was looked at
 	}
 	if err := e.Store.Put(bucketHosts, id, rec); err != nil {
+		forget()
 		return nil, nil, fmt.Errorf("record host %s: %w", rec.Name, err)
+	}
+	if rec.PasswordSince != p.PasswordSince {
+		e.forgetPassword(&p.hostRecord)
 	}
 	e.hosts[id] = next
 	p.replaced = true

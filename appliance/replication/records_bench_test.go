@@ -40,7 +40,7 @@ func BenchmarkRecords(b *testing.B) {
 	}
 	engine, err := replication.New(b.Context(), replication.Options{Store: disk, Bus: simBus{&life{s: &simulation{}}}, Clock: func() time.Time { return now },
 		Log: slog.New(slog.DiscardHandler),
-		Connect: func(context.Context, string, string) (hypervisors.Host, error) {
+		Connect: func(context.Context, replication.Login, string) (hypervisors.Host, error) {
 			return nil, hypervisors.ErrUnreachable
 		}})
 	require.NoError(b, err)

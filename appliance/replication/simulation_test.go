@@ -195,8 +195,8 @@ func (s *simulation) stop() {
 	s.ended = nil
 }
 
-func (l *life) connect(_ context.Context, uri, owner string) (hypervisors.Host, error) {
-	name := strings.TrimPrefix(uri, "fake:")
+func (l *life) connect(_ context.Context, to replication.Login, owner string) (hypervisors.Host, error) {
+	name := strings.TrimPrefix(to.URI, "fake:")
 	if l.dead.Load() {
 		return nil, hypervisors.ErrUnreachable
 	}

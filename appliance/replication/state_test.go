@@ -223,7 +223,7 @@ func (h *history) serve() {
 		h.asked++
 		path := filepath.Join(h.dir, "after.db")
 		require.NoError(h.t, os.WriteFile(path, content, 0o600))
-		w := newWitness(h.t, path, nil, func(context.Context, string, string) (hypervisors.Host, error) {
+		w := newWitness(h.t, path, nil, func(context.Context, replication.Login, string) (hypervisors.Host, error) {
 			return nil, hypervisors.ErrUnreachable
 		})
 		for _, s := range h.api {
@@ -241,7 +241,7 @@ type witness struct {
 	said   io.Writer // nil: nobody listens
 }
 
-func newWitness(t *testing.T, path string, said io.Writer, connect func(context.Context, string, string) (hypervisors.Host, error)) *witness {
+func newWitness(t *testing.T, path string, said io.Writer, connect func(context.Context, replication.Login, string) (hypervisors.Host, error)) *witness {
 	t.Helper()
 	w := &witness{t: t, said: said}
 	var err error

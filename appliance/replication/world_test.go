@@ -19,6 +19,7 @@ import (
 	"understudy/api"
 	"understudy/appliance/replication"
 	"understudy/appliance/store"
+	"understudy/appliance/vault"
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
 	"understudy/hypervisors/hypervisortest"
@@ -56,6 +57,13 @@ type world struct {
 	mu   sync.Mutex
 	now  time.Time
 	open []connection
+	// logins are all that were tried; passwords are those of users, where somebody signs in.
+	logins    []replication.Login
+	passwords map[string]string
+	vault     *vault.Vault
+	refuses   error // what every connection is answered; nil: it is made
+	// before is asked before each write of the state; nil: it is made.
+	before func(bucket string) error
 }
 
 func newWorld(t *testing.T, away ...fake.Option) *world {
@@ -95,7 +103,17 @@ func (w *world) pass(d time.Duration) {
 	w.now = w.now.Add(d)
 }
 
-func (w *world) connect(_ context.Context, uri, owner string) (hypervisors.Host, error) {
+func (w *world) connect(_ context.Context, to replication.Login, owner string) (hypervisors.Host, error) {
+	uri := to.URI
+	w.mu.Lock()
+	w.logins = append(w.logins, to)
+	w.mu.Unlock()
+	if w.refuses != nil {
+		return nil, w.refuses
+	}
+	if to.User != "" && to.Password.Reveal() != w.passwords[to.User] {
+		return nil, &hypervisors.Error{Op: "connect host", Subject: uri, Err: hypervisors.ErrUnauthorized, Hint: "Check name and password."}
+	}
 	hosts := map[string]*fake.Hypervisor{"fake:home": w.home, "fake:away": w.away, "fake:third": w.third}
 	name, _, _ := strings.Cut(uri, "?")
 	hv, known := hosts[name]
@@ -140,8 +158,10 @@ func (w *world) start() {
 	require.NoError(w.t, err)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	w.dead.Store(false)
-	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, &w.dead}, Bus: store.NewBus(db, w.clock, log),
-		Connect: w.connect, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, KeepReports: w.keepReports, Sleep: w.sleep,
+	w.vault, err = vault.Open(w.keyFile(), mortal{db, w})
+	require.NoError(w.t, err)
+	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, w}, Bus: store.NewBus(db, w.clock, log),
+		Connect: w.connect, Secrets: w.vault, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, KeepReports: w.keepReports, Sleep: w.sleep,
 		KillPoint: func(kind, step, phase string) {
 			if w.kill != nil {
 				w.kill(kind, step, phase)
@@ -150,6 +170,8 @@ func (w *world) start() {
 	require.NoError(w.t, err)
 	w.db, w.engine = db, engine
 }
+
+func (w *world) keyFile() string { return filepath.Join(filepath.Dir(w.path), "secret.key") }
 
 // notice is short, because on the fake a machine that is on stays on, except where a test wants to see the waiting.
 func (w *world) notice() time.Duration {
@@ -180,20 +202,25 @@ func (w *world) cut() {
 // mortal is a store that fails once its process is dead.
 type mortal struct {
 	*store.DB
-	dead *atomic.Bool
+	w *world
 }
 
 var errDead = errors.New("the process is dead")
 
 func (m mortal) Put(bucket, key string, v any) error {
-	if m.dead.Load() {
+	if m.w.dead.Load() {
 		return errDead
+	}
+	if m.w.before != nil {
+		if err := m.w.before(bucket); err != nil {
+			return err
+		}
 	}
 	return m.DB.Put(bucket, key, v)
 }
 
 func (m mortal) Delete(bucket, key string) error {
-	if m.dead.Load() {
+	if m.w.dead.Load() {
 		return errDead
 	}
 	return m.DB.Delete(bucket, key)

@@ -21,6 +21,8 @@ import (
 	"understudy/api"
 )
 
+const hostPassword = "esx-Passw0rd!"
+
 // talkative is a service whose answers hold secrets where none belong.
 type talkative struct {
 	api.Service
@@ -33,7 +35,8 @@ func (s talkative) About(context.Context) (api.About, error) {
 }
 
 func (s talkative) ListHosts(context.Context) ([]api.Host, error) {
-	return []api.Host{{ID: "1", HostSpec: api.HostSpec{Name: "kvm1", URI: "qemu+ssh://root:" + url.QueryEscape(s.say) + "@kvm1/system"}, Connected: true,
+	return []api.Host{{ID: "0", HostSpec: api.HostSpec{Name: "esx1", URI: "esx://esx1/", User: "root", Password: api.NewSecret(hostPassword)},
+		Problem: "signing in with " + hostPassword + " failed"}, {ID: "1", HostSpec: api.HostSpec{Name: "kvm1", URI: "qemu+ssh://root:" + url.QueryEscape(s.say) + "@kvm1/system"}, Connected: true,
 		Problem: "login with " + s.say + " failed"}, {ID: "2", HostSpec: api.HostSpec{Name: "kvm2"}, Problem: "not there"}}, nil
 }
 
@@ -80,6 +83,7 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 	const kept, odd = "hunter2-Passw0rd!", `qu"ote\and/slash & more`
 	require.NoError(t, a.v.Put("smtp", api.NewSecret(kept)))
 	require.NoError(t, a.v.Put("odd", api.NewSecret(odd)))
+	require.NoError(t, a.v.Put("host/0/password-1", api.NewSecret(hostPassword)))
 	planted := map[string]string{"admin.token": "adminTokenadminTokenadminTokenadminTokenadm", "setup.token": "setup-token-setup-token-setup"}
 	for name, secret := range planted {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(secret+"\n"), 0o600))
@@ -95,7 +99,7 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 	a.Logs = NewRing(1 << 20)
 	log := slog.New(slog.NewJSONHandler(a.Logs, nil))
 	// Those that the appliance knows, and then those that only their shape gives away.
-	for _, secret := range []string{kept, odd, planted["admin.token"], planted["setup.token"], sealingKey} {
+	for _, secret := range []string{kept, odd, planted["admin.token"], planted["setup.token"], sealingKey, hostPassword} {
 		log.Info("said "+secret, "url", "https://x/?q="+url.QueryEscape(secret), "quoted", fmt.Sprintf("%q", secret), "secret", secret)
 	}
 	log.Warn("request", "header", "Authorization: Bearer unknownTokenUnknownToken", "cookie", "__Host-understudy=sessionsessionsession; Path=/")
@@ -130,13 +134,13 @@ func TestBundleHoldsNoSecret(t *testing.T) {
 	require.Contains(t, files["environment.txt"], "os-release")
 	require.Contains(t, files["goroutines.txt"], "SupportBundle")
 	require.Contains(t, files["hosts.json"], "kvm1/system", "what is no secret stays")
-	require.Contains(t, files["state.json"], `"secrets": 2`)
+	require.Contains(t, files["state.json"], `"secrets": 3`)
 	require.Contains(t, files["fails.txt"], "half of it")
 	require.Contains(t, files["errors.txt"], "panics.txt")
 	require.Contains(t, files["errors.txt"], "large.txt: it was cut off")
 	require.Len(t, files["large.txt"], maxSection)
 	for name, text := range files {
-		for _, secret := range []string{kept, url.QueryEscape(kept), base64.StdEncoding.EncodeToString([]byte("admin:" + kept)), odd, `qu\"ote`, url.QueryEscape(odd), sealingKey,
+		for _, secret := range []string{hostPassword, kept, url.QueryEscape(kept), base64.StdEncoding.EncodeToString([]byte("admin:" + kept)), odd, `qu\"ote`, url.QueryEscape(odd), sealingKey,
 			planted["admin.token"], planted["setup.token"], "unknownToken", "sessionsession", "hashhash", "public-but-secret", "shapeOnly", "PlantedKey"} {
 			require.False(t, strings.Contains(text, secret), "%s has %s", name, secret)
 		}

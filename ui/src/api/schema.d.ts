@@ -1714,6 +1714,11 @@ export interface components {
             maxJobs?: number;
             /** @description Name by which groups refer to the host */
             name: string;
+            /**
+             * Format: password
+             * @description Kept sealed, never shown. An edit without one keeps it, unless address or user change
+             */
+            password?: string;
             /** @description Why it is not connected */
             problem?: string;
             product: string;
@@ -1727,6 +1732,8 @@ export interface components {
              * @example qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts
              */
             uri: string;
+            /** @description Who signs in, at hosts that want it; libvirt hosts take no user here */
+            user?: string;
             version: string;
         };
         HostCount: {
@@ -1744,10 +1751,17 @@ export interface components {
             /** @description Name by which groups refer to the host */
             name: string;
             /**
+             * Format: password
+             * @description Kept sealed, never shown. An edit without one keeps it, unless address or user change
+             */
+            password?: string;
+            /**
              * @description Where the host is
              * @example qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts
              */
             uri: string;
+            /** @description Who signs in, at hosts that want it; libvirt hosts take no user here */
+            user?: string;
         };
         HostTest: {
             capabilities: components["schemas"]["Capabilities"];
