@@ -1,12 +1,16 @@
 package esx
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"understudy/hypervisors"
 )
@@ -18,7 +22,11 @@ type address struct {
 	ca         string // file
 	host       string // of a vCenter
 	path       string // to the content of disks; empty: the best
+	appliance  string // UUID of the machine that we run in; empty: what its firmware says
+	devices    string // folder in which disks of that machine appear, as udev names them
 }
+
+var parameters = []string{"thumbprint", "ca", "host", "path", "appliance", "devices"}
 
 const addressHint = "Use esx://HOST/?thumbprint=SHA-256 or esx://HOST/?ca=FILE."
 
@@ -43,12 +51,16 @@ func parseAddress(uri string) (address, error) {
 	case u.Path != "" && u.Path != "/":
 		return fail(hypervisors.ErrInvalid, "the path must be empty, not %q", u.Path)
 	}
-	for name := range q {
-		if name != "thumbprint" && name != "ca" && name != "host" && name != "path" {
+	for name, given := range q {
+		if !slices.Contains(parameters, name) {
 			return fail(hypervisors.ErrInvalid, "nobody knows %q", name)
 		}
+		if len(given) > 1 {
+			return fail(hypervisors.ErrInvalid, "%q is there twice", name)
+		}
 	}
-	a := address{ca: q.Get("ca"), host: q.Get("host"), path: q.Get("path")}
+	a := address{ca: q.Get("ca"), host: q.Get("host"), path: q.Get("path"), appliance: q.Get("appliance"),
+		devices: cmp.Or(q.Get("devices"), defaultDevices)}
 	port := u.Port()
 	if port == "" {
 		port = "443"
@@ -67,6 +79,10 @@ func parseAddress(uri string) (address, error) {
 		return fail(hypervisors.ErrInvalid, "give a thumbprint or a ca, not both")
 	case a.ca != "" && !filepath.IsAbs(a.ca):
 		return fail(hypervisors.ErrInvalid, "ca=%q is not an absolute path", a.ca)
+	case a.appliance != "" && uuid.Validate(a.appliance) != nil:
+		return fail(hypervisors.ErrInvalid, "appliance=%q is no UUID", a.appliance)
+	case !filepath.IsAbs(a.devices):
+		return fail(hypervisors.ErrInvalid, "devices=%q is not an absolute path", a.devices)
 	}
 	return a, nil
 }

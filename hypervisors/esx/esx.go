@@ -24,7 +24,6 @@
 package esx
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -47,10 +46,6 @@ type Options struct {
 	Clock func() time.Time
 	// User and Password to sign in with. The password is in no address, log, error or argument of a program.
 	User, Password string
-	// Appliance is the UUID of the machine that the appliance runs in. Empty: what its firmware says.
-	Appliance string
-	// Devices is the folder in which disks of that machine appear, as udev names them. Empty: /dev/disk/by-id.
-	Devices string
 }
 
 // host is one connected ESX host or vCenter.
@@ -63,24 +58,26 @@ type host struct {
 	caps   hypervisors.Capabilities
 	end    func() // of the session
 
-	appliance string
-	devices   string
-	own       appliance
-	locks     locks
-	frozen    frozen
-	replicas  replicas
+	own      appliance
+	locks    locks
+	frozen   frozen
+	replicas replicas
 }
 
 var ownerPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
 
 // Connect opens the host at the address
 //
-//	esx://HOST[:PORT]/[?thumbprint=SHA-256 | ?ca=FILE][&host=NAME][&path=hotadd|https]
+//	esx://HOST[:PORT]/[?thumbprint=SHA-256 | ?ca=FILE][&host=NAME][&path=hotadd|https][&appliance=UUID][&devices=FOLDER]
 //
 // where the thumbprint pins the certificate, ca=FILE names who must have issued it, and without both the issuers count
 // that this machine trusts. Behind a vCenter, host names the ESX host that replicas and their networks are made on; it
-// may be left out where there is one only. path forces the way to the content of disks. Errors are hypervisors.ErrScheme, ErrInvalid, ErrUnreachable, ErrUnauthorized
-// and ErrHostKey, for a certificate. The connection survives the loss of its session and restarts of the host.
+// may be left out where there is one only. path forces the way to the content of disks. appliance is the UUID of the
+// machine that the appliance runs in, where its firmware does not say it, and devices the folder in which disks of that
+// machine appear, where that is not udev's /dev/disk/by-id.
+//
+// Errors are hypervisors.ErrScheme, ErrInvalid, ErrUnreachable, ErrUnauthorized and ErrHostKey, for a certificate. The
+// connection survives the loss of its session and restarts of the host.
 func Connect(ctx context.Context, uri string, o Options) (hypervisors.Host, error) {
 	h, err := connect(ctx, uri, o)
 	if err != nil {
@@ -97,7 +94,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{addr: addr, owner: o.Owner, log: o.Log, clock: o.Clock, appliance: o.Appliance, devices: cmp.Or(o.Devices, defaultDevices)}
+	h := &host{addr: addr, owner: o.Owner, log: o.Log, clock: o.Clock}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

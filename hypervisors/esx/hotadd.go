@@ -229,7 +229,7 @@ func (h *host) ownMachine(ctx context.Context) (*object.VirtualMachine, error) {
 	if h.own.vm != nil {
 		return h.own.vm, nil
 	}
-	id := h.appliance
+	id := h.addr.appliance
 	if id == "" {
 		text, err := os.ReadFile(dmiUUID)
 		if err != nil {
@@ -288,7 +288,7 @@ func freePlace(devices object.VirtualDeviceList) (controller, unit int32, err er
 
 // devicePath is where a disk at our own machine appears.
 func (h *host) devicePath(id string) string {
-	return filepath.Join(h.devices, "wwn-0x"+strings.ToLower(strings.ReplaceAll(id, "-", "")))
+	return filepath.Join(h.addr.devices, "wwn-0x"+strings.ToLower(strings.ReplaceAll(id, "-", "")))
 }
 
 // diskUUID of a disk; empty: it has none.

@@ -43,6 +43,7 @@ func TestAddresses(t *testing.T) {
 		"esx://[fd00::1]/?thumbprint=SHA256:" + pin:       "[fd00::1]:443",
 		"esx://h/?ca=/etc/ca.pem&host=esx1.example":       "h:443",
 		"esx://h/?thumbprint=" + colons(make([]byte, 32)): "h:443",
+		"esx://h/?appliance=564d0000-1111-2222-3333-444455556666&devices=/dev/disk/by-uuid&path=https": "h:443",
 	} {
 		a, err := parseAddress(uri)
 		require.NoError(t, err, uri)
@@ -57,6 +58,10 @@ func TestAddresses(t *testing.T) {
 		"esx://h/?thumbprint=aa": "SHA-256",
 		"esx://h/?thumbprint=" + strings.Repeat("zz", 32): "SHA-256",
 		"esx://h/?ca=ca.pem":                              "absolute",
+		"esx://h/?host=a&host=b":                          "twice",
+		"esx://h/?path=nfs":                               "neither",
+		"esx://h/?appliance=me":                           "no UUID",
+		"esx://h/?devices=dev":                            "absolute",
 		"esx://h/?ca=/a&thumbprint=" + pin:                "not both",
 		"esx://%zz":                                       "not an address",
 	} {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -387,9 +388,8 @@ func TestTrackingThatLies(t *testing.T) {
 
 func TestWithoutAWay(t *testing.T) {
 	l := startLab(t, lab.Options{})
-	o := options(l)
-	o.Appliance = "00000000-0000-4000-8000-000000000000"
-	h, err := connect(t.Context(), l.URI()+"&path=hotadd", o)
+	elsewhere := strings.Replace(l.URI(), l.Appliance(), "00000000-0000-4000-8000-000000000000", 1)
+	h, err := connect(t.Context(), elsewhere+"&path=hotadd", options(l))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
 	vm := guest(t, l, "web")

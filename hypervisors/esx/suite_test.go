@@ -28,7 +28,7 @@ func startLab(t testing.TB, o lab.Options) *lab.Lab {
 }
 
 func options(l *lab.Lab) Options {
-	return Options{Owner: owner, User: l.User, Password: l.Password, Appliance: l.Appliance(), Devices: l.Devices()}
+	return Options{Owner: owner, User: l.User, Password: l.Password}
 }
 
 func open(t testing.TB, l *lab.Lab) *host {

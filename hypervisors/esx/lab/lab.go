@@ -197,9 +197,9 @@ func (l *Lab) Close() error {
 	return nil
 }
 
-// URI for esx.Connect: esx://127.0.0.1:PORT/?thumbprint=SHA-256.
+// URI for esx.Connect: esx://127.0.0.1:PORT/?thumbprint=SHA-256&appliance=UUID&devices=FOLDER.
 func (l *Lab) URI() string {
-	return fmt.Sprintf("esx://%s/?thumbprint=%s", l.server.URL.Host, l.Thumbprint())
+	return fmt.Sprintf("esx://%s/?thumbprint=%s&appliance=%s&devices=%s", l.server.URL.Host, l.Thumbprint(), l.appliance, url.QueryEscape(l.Devices()))
 }
 
 // Thumbprint of the certificate, SHA-256 in hexadecimal.
