@@ -80,11 +80,11 @@ func (s *Server) record(c *gin.Context) {
 	ended := false
 	held.end = func() {
 		ended = true
-		s.endOrder(c, route, p, held)
 		s.complete(c, &e, route, held)
 		if err := s.access.EndAudit(key, e); err != nil {
 			s.log.Error("the outcome of a change is not in the audit log yet", "action", e.Action, "user", e.User, "status", e.Status, "error", err)
 		}
+		s.endOrder(c, route, p, held) // whoever gets the answer by asking again finds it in the log, too
 	}
 	c.Writer = held
 	if route.repeatable() {
