@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,19 +55,7 @@ type Guest struct {
 
 // StartGuest builds the disks of a guest on a host, defines it and, unless o.Off, starts it and waits until it answers.
 func (l *Lab) StartGuest(ctx context.Context, h *Host, o GuestOptions) (*Guest, error) {
-	if o.DiskA == 0 {
-		o.DiskA = 96 << 20
-	}
-	if o.DiskB == 0 {
-		o.DiskB = 64 << 20
-	}
-	if o.Delay == 0 {
-		o.Delay = 20 * time.Millisecond
-	}
-	if o.DiskA < minDiskA || o.DiskB < record.LogSize+o.Fill {
-		return nil, fmt.Errorf("guest %s: disks of %d and %d bytes are too small", o.Name, o.DiskA, o.DiskB)
-	}
-	g := &Guest{GuestOptions: o, Host: h, lab: l, Addr: fmt.Sprintf("192.168.77.%d", 10+o.Number), MAC: fmt.Sprintf("52:54:00:77:00:%02x", o.Number)}
+	g := l.newGuest(h, o)
 	began := time.Now()
 	if err := g.create(ctx); err != nil {
 		return nil, fmt.Errorf("guest %s: %w", o.Name, err)
@@ -81,6 +70,12 @@ func (l *Lab) StartGuest(ctx context.Context, h *Host, o GuestOptions) (*Guest, 
 	return g, nil
 }
 
+func (l *Lab) newGuest(h *Host, o GuestOptions) *Guest {
+	o.DiskA, o.DiskB = cmp.Or(o.DiskA, 96<<20), cmp.Or(o.DiskB, 64<<20)
+	o.Delay = cmp.Or(o.Delay, 20*time.Millisecond)
+	return &Guest{GuestOptions: o, Host: h, lab: l, Addr: fmt.Sprintf("192.168.77.%d", 10+o.Number), MAC: fmt.Sprintf("52:54:00:77:00:%02x", o.Number)}
+}
+
 // boot returns the lab's template and whether guests may use KVM; both are found out once.
 func (l *Lab) boot(ctx context.Context) (template, bool, error) {
 	l.bootOnce.Lock()
@@ -92,9 +87,11 @@ func (l *Lab) boot(ctx context.Context) (template, bool, error) {
 	if err != nil {
 		return template{}, false, err
 	}
-	kvm, err := l.kvmWorks(ctx, t)
-	if err != nil {
-		return template{}, false, err
+	kvm := false
+	if !l.emulated {
+		if kvm, err = l.kvmWorks(ctx, t); err != nil {
+			return template{}, false, err
+		}
 	}
 	l.template, l.kvm = t, kvm
 	return t, kvm, nil
@@ -116,40 +113,56 @@ func (g *Guest) create(ctx context.Context) error {
 	return err
 }
 
+// RawDisks makes the disks of a guest that no host here has yet, for a machine of any hypervisor; its devices may be QEMU's
+// or VMware's. The files must not exist.
+func (l *Lab) RawDisks(ctx context.Context, o GuestOptions, files [2]string) (*Guest, error) {
+	g := l.newGuest(nil, o)
+	t, _, err := l.boot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return g, g.rawDisks(ctx, t, files)
+}
+
+func (g *Guest) rawDisks(ctx context.Context, t template, files [2]string) error {
+	if g.DiskA < minDiskA || g.DiskB < record.LogSize+g.Fill {
+		return fmt.Errorf("guest %s: disks of %d and %d bytes are too small", g.Name, g.DiskA, g.DiskB)
+	}
+	if err := copySparse(ctx, t.disk, files[0]); err != nil {
+		return err
+	}
+	params := fmt.Sprintf("guest.name=%s guest.ip=%s/24 guest.delay=%v", g.Name, g.Addr, g.Delay)
+	if err := setMenu(ctx, files[0], params); err != nil {
+		return err
+	}
+	if err := os.Truncate(files[0], g.DiskA); err != nil {
+		return err
+	}
+	if err := makeSparse(files[1], g.DiskB); err != nil {
+		return err
+	}
+	return writeNoise(files[1], record.LogSize, g.Fill, uint64(g.Number))
+}
+
 func (g *Guest) makeDisks(ctx context.Context, t template) error {
 	format := "qcow2"
 	if g.Raw {
 		format = "raw"
 	}
-	params := fmt.Sprintf("guest.name=%s guest.ip=%s/24 guest.delay=%v", g.Name, g.Addr, g.Delay)
-	fill := []func(raw string) error{
-		func(raw string) error {
-			if err := copySparse(ctx, t.disk, raw); err != nil {
-				return err
-			}
-			if err := setMenu(ctx, raw, params); err != nil {
-				return err
-			}
-			return os.Truncate(raw, g.DiskA)
-		},
-		func(raw string) error {
-			if err := makeSparse(raw, g.DiskB); err != nil {
-				return err
-			}
-			return writeNoise(raw, record.LogSize, g.Fill, uint64(g.Number))
-		},
+	var raw [2]string
+	for i := range raw {
+		raw[i] = filepath.Join(g.lab.Dir, fmt.Sprintf("%s-%s-%c.tmp", g.Host.Name, g.Name, 'a'+i))
 	}
-	for i, f := range fill {
+	if err := g.rawDisks(ctx, t, raw); err != nil {
+		return err
+	}
+	for i, file := range raw {
 		g.Disks[i] = path.Join(g.Host.Images, fmt.Sprintf("%s-%c.%s", g.Name, 'a'+i, format))
-		raw := filepath.Join(g.lab.Dir, fmt.Sprintf("%s-%s-%c.tmp", g.Host.Name, g.Name, 'a'+i))
-		if err := f(raw); err != nil {
-			return err
-		}
-		argv := []string{"qemu-img", "convert", "-q", "-f", "raw", "-O", format, raw, g.Host.Outside(g.Disks[i])}
+		argv := []string{"qemu-img", "convert", "-q", "-f", "raw", "-O", format, file, g.Host.Outside(g.Disks[i])}
 		if _, err := run(exec.CommandContext(ctx, argv[0], argv[1:]...), strings.Join(argv, " ")); err != nil {
 			return err
 		}
-		if err := os.Remove(raw); err != nil {
+		if err := os.Remove(file); err != nil {
 			return err
 		}
 	}

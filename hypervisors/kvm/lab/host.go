@@ -87,7 +87,7 @@ func (h *Host) boot(ctx context.Context) error {
 		return err
 	}
 	defer logFile.Close()
-	cmd := exec.Command("/bin/bash", "-c", initScript, "understudy-lab-"+h.lab.ID, h.Dir, h.Name)
+	cmd := exec.Command("/bin/bash", "-c", initScript, "understudy-lab-"+h.lab.ID, h.Dir, h.Name, strconv.FormatBool(h.lab.emulated))
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:     true, // a Ctrl-C at our terminal is ours to handle
 		Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,

@@ -34,6 +34,9 @@ type Options struct {
 	Dir string
 	// Cache keeps what guests are built from between runs; empty means understudy-lab in os.UserCacheDir.
 	Cache string
+	// Emulated hosts have no KVM, whatever the machine has: for guests from elsewhere, of which a host does not know that
+	// KVM does not work here.
+	Emulated bool
 	// Log hears what the lab does; nil means silence.
 	Log *slog.Logger
 }
@@ -47,8 +50,9 @@ type Lab struct {
 	// Source and Target are alike; the names say what they are meant for.
 	Source, Target *Host
 
-	log   *slog.Logger
-	cache string
+	log      *slog.Logger
+	cache    string
+	emulated bool
 
 	mu   sync.Mutex
 	undo []func(context.Context) error
@@ -94,7 +98,7 @@ func prepare(ctx context.Context, o Options) (*Lab, error) {
 	}
 	var id [3]byte
 	rand.Read(id[:])
-	l := &Lab{ID: hex.EncodeToString(id[:]), log: o.Log, cache: o.Cache}
+	l := &Lab{ID: hex.EncodeToString(id[:]), log: o.Log, cache: o.Cache, emulated: o.Emulated}
 	dir, err := filepath.Abs(filepath.Join(o.Dir, dirPrefix+l.ID))
 	if err != nil {
 		return nil, err

@@ -26,6 +26,9 @@ const (
 // guestModules are what a guest needs besides what is built into the kernel; what they depend on is found out.
 var guestModules = []string{"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "button", "evdev"}
 
+// vmwareModules are what it needs on VMware's devices, wherever it finds them.
+var vmwareModules = []string{"vmw_pvscsi", "sd_mod", "vmxnet3"}
+
 // parts are what a guest boots from.
 type parts struct {
 	kernel []byte
@@ -75,12 +78,17 @@ func (c cache) fillInitrd(ctx context.Context, a *archive, kernel, agent string)
 	}
 	a.copy("init", init)
 	a.link("sbin/shutdown", "/init")
-	modules, err := findModules(kernel, guestModules)
-	if err != nil {
-		return err
-	}
-	for i, m := range modules {
-		a.copy(fmt.Sprintf("modules/%02d-%s", i, filepath.Base(m)), m)
+	for _, load := range []struct {
+		dir   string
+		names []string
+	}{{"modules", guestModules}, {"modules-vmware", vmwareModules}} {
+		modules, err := findModules(kernel, load.names)
+		if err != nil {
+			return err
+		}
+		for i, m := range modules {
+			a.copy(fmt.Sprintf("%s/%02d-%s", load.dir, i, filepath.Base(m)), m)
+		}
 	}
 	a.copy("usr/sbin/qemu-ga", agent)
 	libs, err := libraries(ctx, agent)

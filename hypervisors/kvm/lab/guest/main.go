@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +41,13 @@ func main() {
 		fmt.Println(trialLine)
 		powerOff()
 	}
-	if err := loadModules(); err != nil {
+	if err := loadModules("/modules"); err != nil {
 		fmt.Println("ERROR", err)
+	}
+	if onVMware() {
+		if err := loadModules("/modules-vmware"); err != nil {
+			fmt.Println("ERROR", err)
+		}
 	}
 	stop := make(chan struct{})
 	stopped := make(chan struct{})
@@ -91,9 +97,18 @@ func kernelParams() map[string]string {
 	return out
 }
 
-// loadModules loads what the builder put into /modules, in the order of the names.
-func loadModules() error {
-	files, err := filepath.Glob("/modules/*.ko")
+// onVMware says that a device of VMware's is there, which may also be one that QEMU emulates.
+func onVMware() bool {
+	vendors, _ := filepath.Glob("/sys/bus/pci/devices/*/vendor")
+	return slices.ContainsFunc(vendors, func(name string) bool {
+		id, _ := os.ReadFile(name)
+		return strings.TrimSpace(string(id)) == "0x15ad"
+	})
+}
+
+// loadModules loads what the builder put into a folder, in the order of the names.
+func loadModules(dir string) error {
+	files, err := filepath.Glob(dir + "/*.ko")
 	if err != nil {
 		return err
 	}

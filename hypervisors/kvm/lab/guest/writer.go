@@ -64,10 +64,11 @@ func work(params map[string]string, stop <-chan struct{}) error {
 }
 
 func (w *writer) openDisks() error {
-	for i, name := range []string{"/dev/vda", "/dev/vdb"} {
-		if _, err := waitFor(name, 30*time.Second); err != nil {
-			return err
-		}
+	names, err := findDisks()
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
 		f, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT|unix.O_DSYNC, 0)
 		if err != nil {
 			return err
@@ -77,14 +78,30 @@ func (w *writer) openDisks() error {
 	return nil
 }
 
+// dataPartition is on disk A alone.
+const dataPartition = "/dev/[sv]d?2"
+
+// findDisks gives A and B. SCSI disks have names in the order in which they answered, so that A is known by its partition.
+func findDisks() (names [2]string, err error) {
+	partition, err := waitFor(dataPartition, time.Minute)
+	if err != nil {
+		return names, err
+	}
+	a := partition[:len(partition)-1]
+	other := "/dev/[sv]d[^" + a[len(a)-1:] + "]"
+	b, err := waitFor(other, time.Minute)
+	return [2]string{a, b}, err
+}
+
 func mountData() error {
 	if err := os.MkdirAll("/data", 0o755); err != nil {
 		return err
 	}
-	if _, err := waitFor("/dev/vda2", 30*time.Second); err != nil {
+	partition, err := waitFor(dataPartition, time.Minute)
+	if err != nil {
 		return err
 	}
-	return os.NewSyscallError("mount /data", unix.Mount("/dev/vda2", "/data", "ext4", 0, ""))
+	return os.NewSyscallError("mount /data", unix.Mount(partition, "/data", "ext4", 0, ""))
 }
 
 func (w *writer) countBoot() error {
