@@ -31,8 +31,19 @@ type Capabilities struct {
 	GroupMoment bool
 	// Compression: what a draft is asked to compress takes less room. Where it is false the wish changes nothing.
 	Compression bool
+	// Devices of replicas, for a Target.
+	Devices Devices
 	// Missing says, for people, why something above is false: "libvirt 5.0 has no checkpoints; 6.0 or later is needed".
 	Missing []string
+}
+
+// Devices are what machines of a host can be made of, in the words of Hardware. A guest boots on another hypervisor when
+// it finds there what it has drivers for, so a driver names whatever it can give, not what it likes best.
+type Devices struct {
+	// Disks are the ways to attach one, as Disk.Attached has them.
+	Disks []string
+	// NICs are models, as NIC.Model.
+	NICs []string
 }
 
 // PowerState of a machine.
@@ -83,8 +94,11 @@ type Hardware struct {
 	Chipset string
 	// CPUModel is the driver's own word (KVM: "host-model", "maximum", "Skylake-Server"); ignored where unknown.
 	CPUModel string
-	Disks    []Disk
-	NICs     []NIC
+	// OS is what the host was told that the guest is, by libosinfo's id ("http://debian.org/debian/12"). What libosinfo does
+	// not know has the driver's own word, which others ignore. Empty: nobody said.
+	OS    string
+	Disks []Disk
+	NICs  []NIC
 	// Accelerated is false for machines that must run in software emulation (QEMU's TCG).
 	Accelerated bool
 	// GuestAgent says that a channel for a guest agent is there.
@@ -93,11 +107,15 @@ type Hardware struct {
 
 // Disk of a machine.
 type Disk struct {
-	// ID is stable within the machine and unique there (KVM: the target name, "vda").
+	// ID is stable within the machine and unique there (KVM: the target name, "vda"; ESX: the place, "scsi0-1"). A replica's
+	// disk has the id of its source's, whatever the target calls its own. [a-z][a-z0-9-]{1,15}
 	ID   string
 	Size int64 // bytes
 	// Bus is virtio, scsi, sata, ide, nvme or usb.
 	Bus string
+	// Controller, on the SCSI bus, is what the guest needs a driver for: virtio-scsi, pvscsi, lsilogic, lsisas1068 or
+	// buslogic. Empty: nobody said, and a target takes what it likes.
+	Controller string
 	// Format is the source's image format, for people and for choosing how to track (qcow2, raw, vmdk, vhdx).
 	Format string
 	// Path at the host, for people.
@@ -108,10 +126,18 @@ type Disk struct {
 	Excluded string
 }
 
+// Attached says by what a guest reaches the disk: its bus and, where one is named, its controller: "sata", "scsi/pvscsi".
+func (d Disk) Attached() string {
+	if d.Bus == "scsi" && d.Controller != "" {
+		return d.Bus + "/" + d.Controller
+	}
+	return d.Bus
+}
+
 // NIC of a machine.
 type NIC struct {
 	MAC     string
-	Model   string // virtio, e1000e, rtl8139, vmxnet3
+	Model   string // virtio, e1000, e1000e, rtl8139, vmxnet3
 	Network string // as Network.Name
 }
 

@@ -35,8 +35,8 @@ type DiskWish struct {
 // Disk gives a disk as a replica has it; false: it is left out, or cannot be protected.
 func (w Wishes) Disk(d hypervisors.Disk) (hypervisors.Disk, bool) {
 	wish := w.Disks[d.ID]
-	if wish.Bus != "" {
-		d.Bus = wish.Bus
+	if wish.Bus != "" && wish.Bus != d.Bus {
+		d.Bus, d.Controller = wish.Bus, ""
 	}
 	return d, !wish.LeaveOut && d.Excluded == ""
 }
@@ -65,10 +65,10 @@ func (n Networks) Target(source string) string {
 }
 
 // Replica derives the hardware of a replica from its source: everything a guest can see stays (disks, their ids, buses
-// and sizes, NIC models, MAC addresses, firmware), except what the wishes say and what protection leaves out. It fails
-// with ErrInvalid when nothing would be left to protect, and ErrUnknownNetwork when a NIC would lead to a network that
-// the target does not have.
-func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hypervisors.Network) (hypervisors.Hardware, error) {
+// and sizes, NIC models, MAC addresses, firmware), except what the wishes say, what protection leaves out, and what the
+// target does not have. It fails with ErrInvalid when nothing would be left to protect, and ErrUnknownNetwork when a NIC
+// would lead to a network that the target does not have.
+func Replica(source hypervisors.VM, w Wishes, networks Networks, devices hypervisors.Devices, target []hypervisors.Network) (hypervisors.Hardware, error) {
 	hw := source.Hardware
 	if w.Name != "" {
 		hw.Name = w.Name
@@ -82,7 +82,7 @@ func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hyperv
 	hw.Disks = nil
 	for _, d := range source.Hardware.Disks {
 		if d, has := w.Disk(d); has {
-			hw.Disks = append(hw.Disks, d)
+			hw.Disks = append(hw.Disks, fitDisk(d, devices))
 		}
 	}
 	if len(hw.Disks) == 0 {
@@ -97,6 +97,7 @@ func Replica(source hypervisors.VM, w Wishes, networks Networks, target []hyperv
 		if w.NICModel != "" {
 			hw.NICs[i].Model = w.NICModel
 		}
+		hw.NICs[i].Model = fit(hw.NICs[i].Model, devices.NICs, commonNIC)
 	}
 	return hw, nil
 }

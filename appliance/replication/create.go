@@ -102,7 +102,7 @@ func (e *Engine) provision(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		hw, err := provisioning.Replica(vm, wishes(g.Spec.Machines[i]), mapping, networks)
+		hw, err := provisioning.Replica(vm, wishes(g.Spec.Machines[i]), mapping, away.Capabilities().Devices, networks)
 		if err != nil {
 			return err
 		}

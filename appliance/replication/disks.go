@@ -60,7 +60,7 @@ func leavesSome(vm hypervisors.VM, was api.GroupMachine, leaveOut []string, fiel
 		}
 	}
 	was.Disks = was.LeavingOut(leaveOut)
-	if _, err := provisioning.Replica(vm, wishes(was), nil, nil); errors.Is(err, hypervisors.ErrInvalid) {
+	if _, err := provisioning.Replica(vm, wishes(was), nil, hypervisors.Devices{}, nil); errors.Is(err, hypervisors.ErrInvalid) {
 		refused := asPublic(err)
 		refused.Field = field
 		return refused

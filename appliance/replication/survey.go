@@ -277,7 +277,7 @@ func (s *survey) replicas() {
 			continue
 		}
 		field, wish, name := fmt.Sprintf("machines[%d]", i), s.spec.Machines[i], vm.Hardware.Name
-		hw, err := provisioning.Replica(vm, wishes(wish), mapping, s.target.networks)
+		hw, err := provisioning.Replica(vm, wishes(wish), mapping, s.target.host.Capabilities().Devices, s.target.networks)
 		if missing := mapping.Missing(vm, s.target.networks); len(missing) > 0 {
 			for _, err := range missing {
 				s.refuse("networks", "networks", name, err)
@@ -302,6 +302,10 @@ func (s *survey) replicas() {
 		}
 		names[hw.Name] = name
 		memory += hw.Memory
+		for _, r := range provisioning.Replacements(vm.Hardware, hw) {
+			s.doubt("driver", field, name, fmt.Sprintf("The replica of %s has its %s on %s, not on %s: the guest must have a driver for that when it starts.", name, r.Device, r.Is, r.Was),
+				"Prove it by a test failover. Linux needs the driver in its initial RAM disk, Windows among those that start at boot.")
+		}
 		s.fits(hw, field, name)
 		for _, nic := range vm.Hardware.NICs {
 			if _, mapped := mapping[nic.Network]; !mapped && mapping.Missing(vm, s.target.networks) == nil {

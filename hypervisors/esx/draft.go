@@ -133,7 +133,7 @@ func (s *state) layOut(ctx context.Context, d *draft) error {
 	top := s.top()
 	if s.tag(tagAdopted) != "" && len(have) == 0 {
 		for _, own := range disksOf(s.m.Config) {
-			have = append(have, place{ID: own.shown.ID, At: own.shown.ID, Bus: own.shown.Bus, Boot: own.shown.Boot, Size: own.shown.Size})
+			have = append(have, place{ID: own.shown.ID, At: own.shown.ID, Bus: own.shown.Bus, Controller: own.shown.Controller, Boot: own.shown.Boot, Size: own.shown.Size})
 		}
 	}
 	fresh := top == nil // nothing below: whatever the disks hold is a draft's
@@ -154,7 +154,7 @@ func (s *state) layOut(ctx context.Context, d *draft) error {
 		was := have.of(want.ID)
 		p := place{ID: want.ID, Bus: want.Bus, Boot: d.layout.boot(want.Boot), Size: want.Size}
 		if was != nil {
-			p.Bus, p.Boot = was.Bus, was.Boot
+			p.Bus, p.Controller, p.Boot = was.Bus, was.Controller, was.Boot
 		} else if p.Bus == "" {
 			p.Bus = "scsi"
 		}
@@ -211,7 +211,7 @@ func (s *state) keep(ctx context.Context, c *changes, p, was place, nonce string
 		return c.addMap(p, folder, nonce)
 	case mapCapacity(p.Size) > mapCapacity(was.Size):
 		m := p
-		m.Bus = "virtio"
+		m.Bus, m.Controller = "scsi", ""
 		p.Map, err = s.grow(ctx, c, was.Map, m, folder+"/"+p.ID+"-"+nonce+"-map.vmdk", mapCapacity(p.Size))
 	}
 	return p, err
@@ -243,7 +243,7 @@ func (s *state) grow(ctx context.Context, c *changes, at string, p place, file s
 		return "", errors.Join(err, s.host.removeDisk(ctx, dc, file))
 	}
 	c.remove(old, "")
-	return c.addDisk(p.Bus, at, thin(file), (size+1023)>>10<<10, false)
+	return c.addDisk(p.kind(), at, thin(file), (size+1023)>>10<<10, false)
 }
 
 // removeDisk deletes a disk that no machine has.

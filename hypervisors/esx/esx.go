@@ -10,7 +10,7 @@
 //	address.go      where a host is, and how it proves who it is
 //	session.go      signing in, and again when the session is lost
 //	errors.go       faults in our words; tasks.go waits for what takes time
-//	inventory.go    what is there; hardware.go says what it is made of
+//	inventory.go    what is there; hardware.go says what it is made of, os.go what is in it
 //	networks.go     networks that lead nowhere
 //	power.go, guest.go, screen.go
 //	source.go       freezing machines by snapshots; checkpoint.go is one frozen moment, changed.go what changed
@@ -112,7 +112,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 
 // probe finds out what the host can do.
 func (h *host) probe(ctx context.Context) error {
-	h.caps = hypervisors.Capabilities{Source: true, Target: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true}
+	h.caps = hypervisors.Capabilities{Source: true, Target: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true, Devices: devices}
 	h.caps.Missing = append(h.caps.Missing, "no one moment for several machines: ESX freezes each by itself, if at nearly the same time",
 		"no connections into isolated networks: ESX lends nobody a place in them; boot checks there look at VMware Tools only")
 	return h.checkRole(ctx)

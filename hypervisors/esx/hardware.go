@@ -16,7 +16,7 @@ import (
 // [host.networkNames].
 func hardware(c *types.VirtualMachineConfigInfo, networks map[string]string) (hw hypervisors.Hardware, warnings []string) {
 	hw = hypervisors.Hardware{
-		Name: c.Name, CPUs: int(c.Hardware.NumCPU), Memory: int64(c.Hardware.MemoryMB) << 20, Firmware: hypervisors.BIOS, Arch: "x86_64",
+		Name: c.Name, CPUs: int(c.Hardware.NumCPU), Memory: int64(c.Hardware.MemoryMB) << 20, Firmware: hypervisors.BIOS, Arch: "x86_64", OS: osOf(c.GuestId),
 		Accelerated: true, GuestAgent: true, // tools need nothing of the hardware
 	}
 	if c.Firmware == string(types.GuestOsDescriptorFirmwareTypeEfi) {
@@ -65,7 +65,7 @@ func diskOf(d *types.VirtualDisk, devices object.VirtualDeviceList) hypervisors.
 	if d.UnitNumber != nil {
 		unit = *d.UnitNumber
 	}
-	out.Bus = busOf(controller)
+	out.Bus, out.Controller = cmp.Or(busOf(controller), "scsi"), scsiKind(controller)
 	out.ID = fmt.Sprintf("%s%d-%d", out.Bus, bus, unit)
 	if scsi, ok := controller.(types.BaseVirtualSCSIController); ok && scsi.GetVirtualSCSIController().SharedBus != types.VirtualSCSISharingNoSharing && scsi.GetVirtualSCSIController().SharedBus != "" {
 		out.Excluded = "its controller is shared with other machines"
@@ -96,8 +96,11 @@ func diskOf(d *types.VirtualDisk, devices object.VirtualDeviceList) hypervisors.
 	return out
 }
 
+// busOf a controller; empty: it is none for disks.
 func busOf(c types.BaseVirtualController) string {
 	switch c.(type) {
+	case types.BaseVirtualSCSIController:
+		return "scsi"
 	case *types.VirtualIDEController:
 		return "ide"
 	case *types.VirtualAHCIController:
@@ -105,7 +108,28 @@ func busOf(c types.BaseVirtualController) string {
 	case *types.VirtualNVMEController:
 		return "nvme"
 	}
-	return "scsi"
+	return ""
+}
+
+// scsiKind is what a guest needs a driver for; empty: none on a SCSI bus.
+func scsiKind(c types.BaseVirtualController) string {
+	switch c.(type) {
+	case *types.ParaVirtualSCSIController:
+		return "pvscsi"
+	case *types.VirtualLsiLogicSASController:
+		return "lsisas1068"
+	case *types.VirtualLsiLogicController:
+		return "lsilogic"
+	case *types.VirtualBusLogicController:
+		return "buslogic"
+	}
+	return ""
+}
+
+// devices that machines can have, the best first. IDE is not among them: the appliance could not attach such a disk.
+var devices = hypervisors.Devices{
+	Disks: []string{"scsi/pvscsi", "scsi/lsisas1068", "scsi/lsilogic", "sata", "nvme"},
+	NICs:  []string{"vmxnet3", "e1000e", "e1000"},
 }
 
 // bootOrder gives the places of disks in the order of boot, from 1, by device key. Where nobody chose, it is the first disk's.

@@ -24,12 +24,26 @@ type layout []place
 
 // place of a disk.
 type place struct {
-	ID   string `json:"id"`
-	At   string `json:"at"`  // as the id of a disk of our own, "scsi0-1"
-	Map  string `json:"map"` // where the disk with its block map is; taken out while the replica runs
-	Bus  string `json:"bus"` // as it was asked for
-	Boot int    `json:"boot,omitempty"`
-	Size int64  `json:"size"` // as it was asked for
+	ID  string `json:"id"`
+	At  string `json:"at"`  // as the id of a disk of our own, "scsi0-1"
+	Map string `json:"map"` // where the disk with its block map is; taken out while the replica runs
+	Bus string `json:"bus"` // as it was asked for
+	// Controller as it was asked for, on a SCSI bus.
+	Controller string `json:"controller,omitempty"`
+	Boot       int    `json:"boot,omitempty"`
+	Size       int64  `json:"size"` // as it was asked for
+}
+
+// kind of device that serves what was asked for, of those that [devices] has; "scsi" is any that is one. What no machine
+// here can have is on SCSI, too.
+func (p place) kind() string {
+	switch kind := (hypervisors.Disk{Bus: p.Bus, Controller: p.Controller}).Attached(); {
+	case slices.Contains(devices.Disks, kind):
+		return kind
+	case p.Bus == "ide":
+		return "sata"
+	}
+	return "scsi"
 }
 
 // layoutOf a machine; nil: its disks are what they are.
@@ -82,7 +96,7 @@ func disksOf(c *types.VirtualMachineConfigInfo) []seen {
 			continue
 		}
 		if i := slices.IndexFunc(l, func(p place) bool { return p.At == at }); i >= 0 {
-			s.shown.ID, s.shown.Bus, s.shown.Boot, s.shown.Size = l[i].ID, l[i].Bus, l[i].Boot, l[i].Size
+			s.shown.ID, s.shown.Bus, s.shown.Controller, s.shown.Boot, s.shown.Size = l[i].ID, l[i].Bus, l[i].Controller, l[i].Boot, l[i].Size
 		}
 		out = append(out, s)
 	}
@@ -124,21 +138,21 @@ func (c *changes) remove(d *types.VirtualDisk, file types.VirtualDeviceConfigSpe
 }
 
 // place finds a controller of the kind with a free unit, or adds one.
-func (c *changes) place(bus, wanted string) (controller types.BaseVirtualController, unit int32, err error) {
+func (c *changes) place(kind, wanted string) (controller types.BaseVirtualController, unit int32, err error) {
+	bus, _, _ := strings.Cut(kind, "/")
 	number := int32(0)
 	for _, d := range c.devices {
 		have, ok := d.(types.BaseVirtualController)
-		if !ok || !fits(d, bus) {
+		if !ok || busOf(have) != bus {
 			continue
 		}
 		number = max(number, have.GetVirtualController().BusNumber+1)
-		units := int32(unitsPerController)
-		if bus == "sata" {
-			units = 30
+		if kind != bus && kind != bus+"/"+scsiKind(have) {
+			continue
 		}
 		free := []int32{}
-		for unit := range units {
-			if (bus == "sata" || unit != ownUnit) && !slices.ContainsFunc(c.devices, func(o types.BaseVirtualDevice) bool {
+		for unit := range unitsOf[bus] {
+			if (bus != "scsi" || unit != ownUnit) && !slices.ContainsFunc(c.devices, func(o types.BaseVirtualDevice) bool {
 				v := o.GetVirtualDevice()
 				return v.ControllerKey == d.GetVirtualDevice().Key && v.UnitNumber != nil && *v.UnitNumber == unit
 			}) {
@@ -157,43 +171,37 @@ func (c *changes) place(bus, wanted string) (controller types.BaseVirtualControl
 	if number > 3 {
 		return nil, 0, fmt.Errorf("%w: there is no place for one more disk", hypervisors.ErrInvalid)
 	}
-	base := types.VirtualController{VirtualDevice: types.VirtualDevice{Key: c.newKey()}, BusNumber: number}
-	if bus == "sata" {
-		controller := &types.VirtualAHCIController{VirtualSATAController: types.VirtualSATAController{VirtualController: base}}
-		c.add(controller, "")
-		return controller, 0, nil
-	}
-	pv := &types.ParaVirtualSCSIController{VirtualSCSIController: types.VirtualSCSIController{VirtualController: base, SharedBus: types.VirtualSCSISharingNoSharing}}
-	c.add(pv, "")
-	return pv, 0, nil
+	d := newController(kind, types.VirtualController{VirtualDevice: types.VirtualDevice{Key: c.newKey()}, BusNumber: number})
+	c.add(d, "")
+	return d.(types.BaseVirtualController), 0, nil
 }
 
-// fits says that a disk that was asked for on a bus may be at a controller.
-func fits(d types.BaseVirtualDevice, bus string) bool {
-	switch d.(type) {
-	case *types.VirtualAHCIController:
-		return bus == "sata"
-	case types.BaseVirtualSCSIController:
-		return bus != "sata"
+// newController makes one of a kind of [devices]; where any will do it is the paravirtual one, which is quickest.
+func newController(kind string, base types.VirtualController) types.BaseVirtualDevice {
+	scsi := types.VirtualSCSIController{VirtualController: base, SharedBus: types.VirtualSCSISharingNoSharing}
+	switch kind {
+	case "sata":
+		return &types.VirtualAHCIController{VirtualSATAController: types.VirtualSATAController{VirtualController: base}}
+	case "nvme":
+		return &types.VirtualNVMEController{VirtualController: base}
+	case "scsi/lsisas1068":
+		return &types.VirtualLsiLogicSASController{VirtualSCSIController: scsi}
+	case "scsi/lsilogic":
+		return &types.VirtualLsiLogicController{VirtualSCSIController: scsi}
 	}
-	return false
+	return &types.ParaVirtualSCSIController{VirtualSCSIController: scsi}
 }
+
+// unitsOf a controller, by its bus.
+var unitsOf = map[string]int32{"scsi": unitsPerController, "sata": 30, "nvme": 15}
 
 func placeName(c types.BaseVirtualController, unit int32) string {
 	return fmt.Sprintf("%s%d-%d", busOf(c), c.GetVirtualController().BusNumber, unit)
 }
 
-// busHere is the bus that serves what is asked for: what is no SATA is on the paravirtual controller, which is quickest.
-func busHere(bus string) string {
-	if bus == "sata" || bus == "ide" {
-		return "sata"
-	}
-	return "scsi"
-}
-
-// addDisk adds a disk on a file; create makes it. It gives its place.
-func (c *changes) addDisk(bus, wanted string, backing *types.VirtualDiskFlatVer2BackingInfo, size int64, create bool) (string, error) {
-	controller, unit, err := c.place(busHere(bus), wanted)
+// addDisk adds a disk on a file, by a controller of the kind; create makes it. It gives its place.
+func (c *changes) addDisk(kind, wanted string, backing *types.VirtualDiskFlatVer2BackingInfo, size int64, create bool) (string, error) {
+	controller, unit, err := c.place(kind, wanted)
 	if err != nil {
 		return "", err
 	}
@@ -216,14 +224,14 @@ func thin(file string) *types.VirtualDiskFlatVer2BackingInfo {
 func (c *changes) addNew(p place, folder, nonce string) (place, error) {
 	var err error
 	stem := folder + "/" + p.ID + "-" + nonce
-	if p.At, err = c.addDisk(p.Bus, p.ID, thin(stem+".vmdk"), p.Size, true); err != nil {
+	if p.At, err = c.addDisk(p.kind(), p.ID, thin(stem+".vmdk"), p.Size, true); err != nil {
 		return p, err
 	}
 	return c.addMap(p, folder, nonce)
 }
 
 func (c *changes) addMap(p place, folder, nonce string) (_ place, err error) {
-	p.Map, err = c.addDisk("virtio", "", thin(folder+"/"+p.ID+"-"+nonce+"-map.vmdk"), mapCapacity(p.Size), true)
+	p.Map, err = c.addDisk("scsi", "", thin(folder+"/"+p.ID+"-"+nonce+"-map.vmdk"), mapCapacity(p.Size), true)
 	return p, err
 }
 

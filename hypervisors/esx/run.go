@@ -77,6 +77,9 @@ func (s *state) live(ctx context.Context, spec hypervisors.RunSpec) (hypervisors
 
 // start a run, and say how it is.
 func (s *state) start(ctx context.Context, vm string) (hypervisors.RunStatus, error) {
+	if err := s.orderBoot(ctx, vm); err != nil {
+		return hypervisors.RunStatus{}, err
+	}
 	if err := s.host.Start(ctx, vm); err != nil {
 		return hypervisors.RunStatus{}, err
 	}
@@ -85,6 +88,31 @@ func (s *state) start(ctx context.Context, vm string) (hypervisors.RunStatus, er
 		return hypervisors.RunStatus{}, err
 	}
 	return runStatus(&m), nil
+}
+
+// orderBoot lets a machine of ours that is off boot from the disks that its source boots from, whatever their places here.
+// It could not be told before: devices have their keys only when the machine is there.
+func (s *state) orderBoot(ctx context.Context, vm string) error {
+	machine, m, err := s.host.machine(ctx, vm)
+	if err != nil || s.tag(tagAdopted) != "" || m.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
+		return err
+	}
+	l := slices.DeleteFunc(layoutOf(m.Config), func(p place) bool { return p.Boot == 0 })
+	slices.SortStableFunc(l, func(a, b place) int { return a.Boot - b.Boot })
+	options := types.VirtualMachineBootOptions{}
+	if m.Config.BootOptions != nil {
+		options = *m.Config.BootOptions
+	}
+	options.BootOrder = nil
+	for _, p := range l {
+		if disk := diskAt(m.Config.Hardware.Device, p.At); disk != nil {
+			options.BootOrder = append(options.BootOrder, &types.VirtualMachineBootOptionsBootableDiskDevice{DeviceKey: disk.Key})
+		}
+	}
+	if len(options.BootOrder) == 0 {
+		return nil
+	}
+	return s.host.reconfigure(ctx, machine, "choose the boot disk of", "machine "+m.Name, types.VirtualMachineConfigSpec{BootOptions: &options})
 }
 
 func (s *state) goLive(ctx context.Context, spec hypervisors.RunSpec) error {
@@ -227,9 +255,9 @@ func (s *state) testMachine(ctx context.Context, spec hypervisors.RunSpec, at *t
 		}
 		child := thin(folder + "/" + d.ID + ".vmdk")
 		child.Parent = &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: diskOf(disk, devices).Path}}
-		test := place{ID: d.ID, Bus: p.Bus, Boot: p.Boot, Size: p.Size}
+		test := place{ID: d.ID, Bus: p.Bus, Controller: p.Controller, Boot: p.Boot, Size: p.Size}
 		var err error
-		if test.At, err = c.addDisk(p.Bus, p.At, child, disk.CapacityInBytes, true); err != nil {
+		if test.At, err = c.addDisk(p.kind(), p.At, child, disk.CapacityInBytes, true); err != nil {
 			return config, err
 		}
 		l = append(l, test)

@@ -99,14 +99,18 @@ func (h *host) create(ctx context.Context, spec hypervisors.ReplicaSpec) error {
 	c := &changes{key: -100}
 	var l layout
 	for _, d := range hw.Disks {
-		p, err := c.addNew(place{ID: d.ID, Bus: d.Bus, Boot: l.boot(d.Boot), Size: d.Size}, folder, "0")
+		p, err := c.addNew(place{ID: d.ID, Bus: d.Bus, Controller: d.Controller, Boot: l.boot(d.Boot), Size: d.Size}, folder, "0")
 		if err != nil {
 			return err
 		}
 		l = append(l, p)
 	}
+	guest, err := h.guestID(ctx, esx, hw.OS)
+	if err != nil {
+		return err
+	}
 	config := types.VirtualMachineConfigSpec{
-		Name: hw.Name, NumCPUs: int32(hw.CPUs), MemoryMB: hw.Memory >> 20, GuestId: string(types.VirtualMachineGuestOsIdentifierOtherGuest64),
+		Name: hw.Name, NumCPUs: int32(hw.CPUs), MemoryMB: hw.Memory >> 20, GuestId: guest,
 		Firmware: string(types.GuestOsDescriptorFirmwareTypeBios), Files: &types.VirtualMachineFileInfo{VmPathName: folder + "/" + fileName(hw.Name) + ".vmx"},
 		Annotation:            "A replica that Understudy keeps. Start it by Understudy: what is changed here is thrown away.",
 		ChangeTrackingEnabled: types.NewBool(true), // before there are snapshots, so that it can be protected itself after a failover
@@ -184,7 +188,7 @@ func (h *host) nic(ctx context.Context, n hypervisors.NIC, key int32) (types.Bas
 		Connectable: &types.VirtualDeviceConnectInfo{StartConnected: true, AllowGuestControl: true, Connected: true}},
 		AddressType: string(types.VirtualEthernetCardMacTypeManual), MacAddress: n.MAC}
 	switch n.Model {
-	case "", "virtio", "vmxnet3", "vmxnet2", "sriov":
+	case "", "vmxnet3", "vmxnet2", "sriov":
 		return &types.VirtualVmxnet3{VirtualVmxnet: types.VirtualVmxnet{VirtualEthernetCard: base}}, nil
 	case "e1000":
 		return &types.VirtualE1000{VirtualEthernetCard: base}, nil

@@ -77,7 +77,9 @@ func New(name string, clock func() time.Time, opts ...Option) *Hypervisor {
 		name:  name,
 		clock: clock,
 		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true, Dial: true,
-			ChangeTracking: true, Quiesce: true, GroupMoment: true, Compression: true},
+			ChangeTracking: true, Quiesce: true, GroupMoment: true, Compression: true,
+			Devices: hypervisors.Devices{Disks: []string{"virtio", "scsi/virtio-scsi", "scsi/pvscsi", "scsi/lsisas1068", "scsi/lsilogic", "sata", "nvme", "ide", "usb"},
+				NICs: []string{"virtio", "vmxnet3", "e1000e", "e1000", "rtl8139"}}},
 		machines: map[string]*machine{},
 		replicas: map[string]*replica{},
 	}

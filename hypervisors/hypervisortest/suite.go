@@ -41,7 +41,7 @@ type Result struct {
 
 // Checks lists the whole suite, those that only read first.
 func Checks() []Check {
-	return slices.Concat(inventoryChecks(), screenChecks(), sourceChecks(), trackingChecks(), replicaChecks(), draftChecks(), compressChecks(), pointChecks(),
+	return slices.Concat(inventoryChecks(), deviceChecks(), screenChecks(), sourceChecks(), trackingChecks(), replicaChecks(), draftChecks(), compressChecks(), pointChecks(),
 		runChecks(), adoptChecks(), cleanChecks(), networkChecks())
 }
 

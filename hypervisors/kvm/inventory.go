@@ -27,13 +27,9 @@ func (h *host) info(ctx context.Context) (hypervisors.Info, error) {
 	if err != nil {
 		return info, err
 	}
-	text, err := c.GetCapabilities()
+	caps, err := h.libvirtCapabilities(ctx)
 	if err != nil {
 		return info, err
-	}
-	var caps libvirtxml.Caps
-	if err := caps.Unmarshal(text); err != nil {
-		return info, fmt.Errorf("capabilities: %w", err)
 	}
 	node, err := c.GetNodeInfo()
 	if err != nil {
@@ -53,6 +49,22 @@ func (h *host) info(ctx context.Context) (hypervisors.Info, error) {
 	}
 	return hypervisors.Info{Identity: caps.Host.UUID, Product: "QEMU/libvirt", Version: versionText(qemu) + "/" + versionText(lib),
 		Hostname: name, CPUs: int(node.Cpus), Memory: int64(node.Memory) << 10}, nil
+}
+
+// libvirtCapabilities are what libvirt says of the host and of the machines that it can run.
+func (h *host) libvirtCapabilities(ctx context.Context) (caps libvirtxml.Caps, err error) {
+	c, err := h.conn(ctx)
+	if err != nil {
+		return caps, err
+	}
+	text, err := c.GetCapabilities()
+	if err != nil {
+		return caps, virtError(err)
+	}
+	if err := caps.Unmarshal(text); err != nil {
+		return caps, fmt.Errorf("capabilities: %w", err)
+	}
+	return caps, nil
 }
 
 // VMs lists all machines, running or not. One that goes away meanwhile is left out.
@@ -225,6 +237,8 @@ func (h *host) describe(ctx context.Context, d *libvirt.Domain) (hypervisors.VM,
 // disk is a disk of a machine with what only this driver needs to know of it.
 type disk struct {
 	hypervisors.Disk
+	// name is libvirt's for it, which is mostly its id.
+	name string
 	// tracked says that its image can hold dirty bitmaps.
 	tracked bool
 	// file says that Path is a file, and not a block device.
@@ -243,7 +257,7 @@ func (h *host) disks(ctx context.Context, d *libvirt.Domain, def *definition) ([
 			continue
 		}
 		k := plainDisk(x)
-		k.Boot = bootOf(&def.next, k.ID)
+		k.Boot, k.Controller = bootOf(&def.next, k.ID), controllerOf(&def.live, x)
 		if x.Source != nil && x.Source.Volume != nil && k.Path == "" {
 			p, err := h.volumePath(ctx, x.Source.Volume)
 			if err != nil {

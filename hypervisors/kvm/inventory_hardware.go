@@ -3,6 +3,7 @@ package kvm
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -12,7 +13,7 @@ import (
 
 // hardware tells a definition in the words of package hypervisors, without its disks and NICs.
 func hardware(x *libvirtxml.Domain) hypervisors.Hardware {
-	hw := hypervisors.Hardware{Name: x.Name, CPUs: 1, Firmware: hypervisors.BIOS, Accelerated: x.Type == "kvm", CPUModel: cpuModel(x.CPU)}
+	hw := hypervisors.Hardware{Name: x.Name, CPUs: 1, Firmware: hypervisors.BIOS, Accelerated: x.Type == "kvm", CPUModel: cpuModel(x.CPU), OS: osOf(x)}
 	if x.VCPU != nil {
 		hw.CPUs = int(x.VCPU.Value)
 	}
@@ -33,6 +34,21 @@ func hardware(x *libvirtxml.Domain) hypervisors.Hardware {
 		hw.GuestAgent, _ = guestAgent(x)
 	}
 	return hw
+}
+
+// osElement is what virt-manager and others note of a guest.
+const osElement = `<libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0"><libosinfo:os id="%s"/></libosinfo:libosinfo>`
+
+var osPattern = regexp.MustCompile(`<libosinfo:os id=["'](https?://[A-Za-z0-9./_-]+)["']`)
+
+// osOf a machine is libosinfo's id of the system in it.
+func osOf(x *libvirtxml.Domain) string {
+	if x.Metadata != nil {
+		if m := osPattern.FindStringSubmatch(x.Metadata.XML); m != nil {
+			return m[1]
+		}
+	}
+	return ""
 }
 
 func cpuModel(c *libvirtxml.DomainCPU) string {
@@ -84,7 +100,7 @@ func guestAgent(x *libvirtxml.Domain) (channel, connected bool) {
 
 // plainDisk tells a disk of a definition, all but its size and its place in the boot order.
 func plainDisk(x *libvirtxml.DomainDisk) disk {
-	k := disk{Disk: hypervisors.Disk{ID: x.Target.Dev, Bus: x.Target.Bus, Format: "raw"}}
+	k := disk{Disk: hypervisors.Disk{ID: idOf(x), Bus: x.Target.Bus, Format: "raw"}, name: x.Target.Dev}
 	if x.Driver != nil && x.Driver.Type != "" {
 		k.Format = x.Driver.Type
 	}
@@ -141,9 +157,9 @@ func bootOf(x *libvirtxml.Domain, id string) int {
 			continue
 		}
 		if first == "" {
-			first = k.Target.Dev
+			first = idOf(&k)
 		}
-		if k.Target.Dev == id && k.Boot != nil {
+		if idOf(&k) == id && k.Boot != nil {
 			return int(k.Boot.Order)
 		}
 	}

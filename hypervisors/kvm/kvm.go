@@ -182,6 +182,9 @@ func (h *host) probe(ctx context.Context) error {
 	if !h.caps.Compression && h.caps.Target {
 		h.caps.Missing = append(h.caps.Missing, fmt.Sprintf("points are not compressed: QEMU %s or later, built with zstd, is needed", versionText(zstdQEMU)))
 	}
+	if h.caps.Devices, err = h.devices(ctx); err != nil {
+		return err
+	}
 	if h.place.SharesMemory() {
 		help, err := h.place.Run(ctx, nil, "qemu-storage-daemon", "--help")
 		h.lanes = err == nil && bytes.Contains(help, []byte("vhost-user-blk")) // a choice of who built QEMU

@@ -280,7 +280,7 @@ var (
 	replicaID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 	pointID   = regexp.MustCompile(`^[a-z0-9.-]{1,40}$`)
 	runID     = regexp.MustCompile(`^[a-z0-9-]{1,20}$`)
-	diskID    = regexp.MustCompile(`^[a-z][a-z0-9]{1,15}$`)
+	diskID    = regexp.MustCompile(`^[a-z][a-z0-9-]{1,15}$`)
 )
 
 // valid rejects ids that would not make a file name.

@@ -103,9 +103,7 @@ func (r *replica) keepDisk(ctx context.Context, m *manifest, def *libvirtxml.Dom
 	if bus == "" {
 		bus = "virtio"
 	}
-	def.Devices.Disks = append(def.Devices.Disks, newDisk(fittedDisk{id: d.ID, bus: bus, file: file}))
-	addSCSI(def)
-	return nil
+	return addDisk(def, fittedDisk{id: d.ID, bus: bus, file: file})
 }
 
 // giveBack defines an adopted machine as it was, or as def says.

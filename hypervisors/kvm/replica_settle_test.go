@@ -38,9 +38,8 @@ func newAdopted(t *testing.T, format string) *adoptedWorld {
 		_, err := testLab.Target.Exec(w.ctx, "qemu-img", "convert", "-f", "raw", "-O", format, file+".tmp", file)
 		require.NoError(t, err)
 		require.NoError(t, os.Remove(raw))
-		disk := newDisk(fittedDisk{id: d.ID, bus: d.Bus, boot: d.Boot, file: file})
-		disk.Driver.Type = format
-		def.Devices.Disks = append(def.Devices.Disks, disk)
+		require.NoError(t, addDisk(def, fittedDisk{id: d.ID, bus: d.Bus, boot: d.Boot, file: file}))
+		def.Devices.Disks[len(def.Devices.Disks)-1].Driver.Type = format
 	}
 	require.NoError(t, w.h.defineXML(w.ctx, def))
 	t.Cleanup(func() {

@@ -15,10 +15,11 @@ import (
 
 // fittedDisk is a disk of a machine that stands on an overlay of ours.
 type fittedDisk struct {
-	id   string
-	bus  string
-	boot int
-	file string
+	id         string
+	bus        string
+	controller string
+	boot       int
+	file       string
 }
 
 // definition is the replica's machine, before it is put onto disks and networks: an adopted one as it was; ours as it
@@ -57,7 +58,7 @@ func (r *replica) fittedDisks(m *manifest, p *point, file func(disk string) stri
 			if d.ID == id {
 				f.boot = d.Boot
 				if d.Bus != "" {
-					f.bus = d.Bus
+					f.bus, f.controller = d.Bus, d.Controller
 				}
 			}
 		}
@@ -84,20 +85,21 @@ func (m *manifest) knows(disk string) bool {
 }
 
 // fitDisks puts the machine onto the disks and takes away those of ours that are not among them.
-func fitDisks(def *libvirtxml.Domain, m *manifest, dir string, disks []fittedDisk) {
+func fitDisks(def *libvirtxml.Domain, m *manifest, dir string, disks []fittedDisk) error {
 	var kept []libvirtxml.DomainDisk
 	done := map[string]bool{}
 	for _, d := range def.Devices.Disks {
-		if d.Target == nil || !m.knows(d.Target.Dev) && !within(dir, d.Source) {
+		id := idOf(&d)
+		if d.Target == nil || !m.knows(id) && !within(dir, d.Source) {
 			kept = append(kept, d)
 			continue
 		}
-		i := slices.IndexFunc(disks, func(f fittedDisk) bool { return f.id == d.Target.Dev })
+		i := slices.IndexFunc(disks, func(f fittedDisk) bool { return f.id == id })
 		if i < 0 {
 			continue
 		}
 		kept = append(kept, onOverlay(d, disks[i].file))
-		done[d.Target.Dev] = true
+		done[id] = true
 	}
 	def.Devices.Disks = kept
 	for _, f := range disks {
@@ -107,12 +109,14 @@ func fitDisks(def *libvirtxml.Domain, m *manifest, dir string, disks []fittedDis
 		if m.Adopted != nil || bootTaken(def, f.boot) {
 			f.boot = 0
 		}
-		def.Devices.Disks = append(def.Devices.Disks, newDisk(f))
+		if err := addDisk(def, f); err != nil {
+			return err
+		}
 		if f.boot > 0 && def.OS != nil {
 			def.OS.BootDevices = nil // libvirt wants the one order or the other
 		}
 	}
-	addSCSI(def)
+	return nil
 }
 
 // bootTaken says that another device has a place in the boot order; libvirt refuses two of them.
@@ -140,23 +144,21 @@ func onOverlay(d libvirtxml.DomainDisk, file string) libvirtxml.DomainDisk {
 	return d
 }
 
-func newDisk(f fittedDisk) libvirtxml.DomainDisk {
-	d := onOverlay(libvirtxml.DomainDisk{Device: "disk", Target: &libvirtxml.DomainDiskTarget{Dev: f.id, Bus: f.bus}}, f.file)
+// addDisk gives the machine one more disk.
+func addDisk(def *libvirtxml.Domain, f fittedDisk) (err error) {
+	d := onOverlay(libvirtxml.DomainDisk{Device: "disk", Target: &libvirtxml.DomainDiskTarget{Bus: f.bus}}, f.file)
 	d.Driver.Discard = "unmap"
+	nameDisk(def, &d, f.id)
 	if f.boot > 0 {
 		d.Boot = &libvirtxml.DomainDeviceBoot{Order: uint(f.boot)}
 	}
-	return d
-}
-
-// addSCSI gives a machine with SCSI disks the controller that guests of today have drivers for; libvirt's own choice
-// would be one of 1996.
-func addSCSI(def *libvirtxml.Domain) {
-	needs := slices.ContainsFunc(def.Devices.Disks, func(d libvirtxml.DomainDisk) bool { return d.Target != nil && d.Target.Bus == "scsi" })
-	has := slices.ContainsFunc(def.Devices.Controllers, func(c libvirtxml.DomainController) bool { return c.Type == "scsi" })
-	if needs && !has {
-		def.Devices.Controllers = append(def.Devices.Controllers, libvirtxml.DomainController{Type: "scsi", Model: "virtio-scsi"})
+	if f.bus == "scsi" {
+		if d.Address, err = placeSCSI(def, f.controller); err != nil {
+			return fmt.Errorf("disk %s: %w", f.id, err)
+		}
 	}
+	def.Devices.Disks = append(def.Devices.Disks, d)
+	return nil
 }
 
 // connectNICs plugs the machine's NICs into the networks, by MAC. Those not named go back to where the hardware has
@@ -247,7 +249,9 @@ func (r *replica) define(ctx context.Context, m *manifest, p *point, networks ma
 	if err != nil {
 		return err
 	}
-	fitDisks(def, m, r.dir, r.fittedDisks(m, p, stageFile))
+	if err := fitDisks(def, m, r.dir, r.fittedDisks(m, p, stageFile)); err != nil {
+		return err
+	}
 	connectNICs(def, m.Hardware, networks)
 	setMark(def, replicaMark{ID: r.id, Owner: r.host.owner}, "Understudy replica", replicaNote)
 	if err := r.host.defineXML(ctx, def); err != nil {
@@ -282,7 +286,9 @@ func (r *replica) testDefinition(ctx context.Context, m *manifest, t testRun, p 
 		return nil, err
 	}
 	def.Name, def.UUID = def.Name+"-test-"+t.ID, t.VM
-	fitDisks(def, m, r.dir, r.fittedDisks(m, p, func(disk string) string { return testFile(disk, t.ID) }))
+	if err := fitDisks(def, m, r.dir, r.fittedDisks(m, p, func(disk string) string { return testFile(disk, t.ID) })); err != nil {
+		return nil, err
+	}
 	connectNICs(def, hypervisors.Hardware{}, networks)
 	setMark(def, replicaMark{ID: r.id, Owner: r.host.owner, Run: t.ID}, "Understudy test "+t.ID, "A test run made by Understudy. It goes when the test ends.")
 	if def.OS != nil && def.OS.NVRam != nil {

@@ -218,7 +218,7 @@ func (h *host) planTracking(d *libvirt.Domain, def *definition, p *plan, name st
 		return nil
 	}
 	for _, k := range p.disks {
-		if size, in := then.sizes[k.ID]; in && k.tracked && then.disks[k.ID] {
+		if size, in := then.sizes[k.name]; in && k.tracked && then.disks[k.name] {
 			k.since, k.sizeThen = string(since), size
 		}
 	}

@@ -165,7 +165,7 @@ func (p *plan) distrust(err error) bool {
 	given := false
 	for _, only := range []bool{true, false} {
 		for _, k := range p.disks {
-			if k.since != "" && (!only || k.ID == named) {
+			if k.since != "" && (!only || k.name == named) {
 				k.since, given = "", true
 			}
 		}

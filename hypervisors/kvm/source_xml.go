@@ -16,7 +16,7 @@ func (p *plan) backupXML() (string, error) {
 		Server: &libvirtxml.DomainBackupPullServer{UNIX: &libvirtxml.DomainBackupPullServerUNIX{Socket: p.socket}},
 		Disks:  &libvirtxml.DomainBackupPullDisks{}}}
 	for _, k := range p.disks {
-		d := libvirtxml.DomainBackupPullDisk{Name: k.ID, Backup: "yes", BackupMode: "full", ExportName: k.ID,
+		d := libvirtxml.DomainBackupPullDisk{Name: k.name, Backup: "yes", BackupMode: "full", ExportName: k.ID,
 			Driver:  &libvirtxml.DomainBackupDiskDriver{Type: "qcow2"},
 			Scratch: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: k.scratch}}}
 		if k.since != "" {
@@ -38,10 +38,10 @@ func (p *plan) checkpointXML() (string, error) {
 	x := libvirtxml.DomainCheckpoint{Name: p.checkpoint, Disks: &libvirtxml.DomainCheckpointDisks{}}
 	sizes := map[string]int64{}
 	for _, k := range p.disks {
-		d := libvirtxml.DomainCheckpointDisk{Name: k.ID, Checkpoint: "no"}
+		d := libvirtxml.DomainCheckpointDisk{Name: k.name, Checkpoint: "no"}
 		if k.tracked {
 			d.Checkpoint = "bitmap"
-			sizes[k.ID] = k.Size
+			sizes[k.name] = k.Size
 		}
 		x.Disks.Disks = append(x.Disks.Disks, d)
 	}

@@ -14,7 +14,7 @@ import (
 func testPlan() *plan {
 	p := &plan{vm: "v", checkpoint: "understudy.testown1.c2", socket: "/run/s"}
 	for _, id := range []string{"vda", "vdb"} {
-		p.disks = append(p.disks, &planDisk{disk: disk{Disk: hypervisors.Disk{ID: id, Size: 1 << 20}, tracked: id == "vda"}, scratch: "/i/" + id})
+		p.disks = append(p.disks, &planDisk{disk: disk{Disk: hypervisors.Disk{ID: id, Size: 1 << 20}, name: id, tracked: id == "vda"}, scratch: "/i/" + id})
 	}
 	p.disks[0].since = "understudy.testown1.c1"
 	return p

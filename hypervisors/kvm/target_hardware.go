@@ -27,16 +27,8 @@ func (h *host) newDefinition(ctx context.Context, m *manifest) (*libvirtxml.Doma
 
 // offersKVM says whether the host runs machines of the architecture with hardware acceleration.
 func (h *host) offersKVM(ctx context.Context, arch string) (bool, error) {
-	c, err := h.conn(ctx)
+	caps, err := h.libvirtCapabilities(ctx)
 	if err != nil {
-		return false, err
-	}
-	text, err := c.GetCapabilities()
-	if err != nil {
-		return false, virtError(err)
-	}
-	var caps libvirtxml.Caps
-	if err := caps.Unmarshal(text); err != nil {
 		return false, err
 	}
 	for _, g := range caps.Guests {
@@ -92,6 +84,9 @@ func machineXML(hw hypervisors.Hardware, kvm bool) (*libvirtxml.Domain, error) {
 			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{}},
 			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: "org.qemu.guest_agent.0"}},
 		}}
+	}
+	if osPattern.MatchString(fmt.Sprintf(osElement, hw.OS)) {
+		def.Metadata = &libvirtxml.DomainMetadata{XML: fmt.Sprintf(osElement, hw.OS)}
 	}
 	for _, nic := range hw.NICs {
 		model := nic.Model

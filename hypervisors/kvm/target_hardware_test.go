@@ -44,8 +44,9 @@ const webXML = `<domain type="qemu">
       <driver name="qemu" type="qcow2" discard="unmap"></driver>
       <source file="/s/understudy/r/sda_stage.qcow2"></source>
       <target dev="sda" bus="scsi"></target>
+      <address type="drive" controller="0" bus="0" target="0" unit="0"></address>
     </disk>
-    <controller type="scsi" model="virtio-scsi"></controller>
+    <controller type="scsi" index="0" model="virtio-scsi"></controller>
     <interface type="network">
       <mac address="52:54:00:00:00:01"></mac>
       <source network="isolated"></source>
@@ -73,7 +74,7 @@ func TestMachineXML(t *testing.T) {
 	require.NoError(t, err)
 	m := &manifest{Hardware: hw}
 	r := &replica{id: "r", dir: "/s/understudy/r"}
-	fitDisks(def, m, r.dir, r.fittedDisks(m, nil, stageFile))
+	require.NoError(t, fitDisks(def, m, r.dir, r.fittedDisks(m, nil, stageFile)))
 	connectNICs(def, hw, map[string]string{"52:54:00:00:00:01": "isolated"})
 	text, err := def.Marshal()
 	require.NoError(t, err)
@@ -127,7 +128,7 @@ func TestAdoptedDefinitionKeepsWhatIsNotOurs(t *testing.T) {
 	m := &manifest{Adopted: &adopted{Disks: []ground{{Disk: "vda"}, {Disk: "vdb"}}},
 		Points: []point{{Disks: []pointDisk{{ID: "vda", Size: 1}, {ID: "sdb", Bus: "scsi", Size: 1}}}}}
 	r := &replica{id: "r", dir: "/s/understudy/r"}
-	fitDisks(def, m, r.dir, r.fittedDisks(m, &m.Points[0], stageFile))
+	require.NoError(t, fitDisks(def, m, r.dir, r.fittedDisks(m, &m.Points[0], stageFile)))
 	connectNICs(def, m.Hardware, nil)
 	setMark(def, replicaMark{ID: "r", Owner: "o"}, "t", "d")
 	setMark(def, replicaMark{ID: "r", Owner: "o", Run: "x"}, "t", "d")
