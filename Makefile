@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb computed help deps receivers browser ui ui-test build demo test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: deb computed help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race simulate real drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ deb: build ## bin/understudy.deb, a Debian package of the appliance
 demo: build ## protect, test, fail over and back between two real hosts; HEADLESS=1 ends by itself
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo $(if $(HEADLESS),--headless) --understudy bin/understudy
+
+demo-esx: build ## protect a machine of a simulated ESX host on KVM, where it boots, and fail back; HEADLESS=1 ends by itself
+	@go build -o bin/demo ./appliance/demo
+	@bin/demo --esx $(if $(HEADLESS),--headless) --understudy bin/understudy
 
 # The lab mostly waits for its guests. What computes runs beside it, and takes what it leaves.
 test: deps receivers browser ui ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment

@@ -30,6 +30,7 @@ type options struct {
 	headless   bool
 	understudy string
 	transport  string
+	esx        bool
 	verbose    bool
 }
 
@@ -38,6 +39,7 @@ func main() {
 	flag.BoolVar(&o.headless, "headless", false, "end after the walk, and print the figures as JSON")
 	flag.StringVar(&o.understudy, "understudy", "bin/understudy", "the appliance's program")
 	flag.StringVar(&o.transport, "transport", "ssh", "how the appliance reaches the hosts: ssh or unix")
+	flag.BoolVar(&o.esx, "esx", false, "protect a machine of a simulated ESX host, instead of one on KVM")
 	flag.BoolVar(&o.verbose, "verbose", false, "tell what the lab does")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -96,7 +98,7 @@ func show(ctx context.Context, o options, f *figures) (err error) {
 		level = slog.LevelInfo
 	}
 	w.say("starting two libvirt hosts")
-	w.lab, err = lab.Start(ctx, lab.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))})
+	w.lab, err = lab.Start(ctx, lab.Options{Emulated: o.esx, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))})
 	if err != nil {
 		return err
 	}
@@ -123,7 +125,16 @@ func show(ctx context.Context, o options, f *figures) (err error) {
 		f.Leftovers = append(f.Leftovers, rig.Strangers(w.lab)...)
 	}()
 	w.api = d.Client
-	if err := w.run(ctx); err != nil {
+	walk := w.run
+	if o.esx {
+		from, startErr := startESX(ctx, w)
+		if startErr != nil {
+			return startErr
+		}
+		defer func() { err = errors.Join(err, from.close()) }()
+		walk = from.run
+	}
+	if err := walk(ctx); err != nil {
 		return err
 	}
 	token, err := d.SetupToken()

@@ -61,11 +61,7 @@ func (w *walk) failBack(ctx context.Context) error {
 	var last rig.Disks // of production at the target, as it shut down
 	var lastErr error
 	began := time.Now()
-	job, err := w.watchedJob(ctx, w.api.Failback, func(j api.Job) {
-		if last[0] == nil && lastErr == nil && slices.Contains([]string{"settle", "start", "checks", "turn", "protect"}, j.Step) {
-			last, lastErr = rig.MachineDisks(ctx, w.lab.Target, machine)
-		}
-	})
+	job, err := w.watchedJob(ctx, w.api.Failback, w.lastWords(ctx, &last, &lastErr))
 	defer func() { last.Close() }()
 	if err := errors.Join(err, lastErr); err != nil {
 		return err
@@ -106,6 +102,15 @@ func (w *walk) failBack(ctx context.Context) error {
 	w.say("failback in %.1f s: %s differed, %s written and the rest zeroed; %s woke up at home at record %d, where it had shut down",
 		took.Seconds(), size(w.ChangedBytes), size(w.FailbackBytes), machine, newest)
 	return nil
+}
+
+// lastWords reads production's disks at the target while it is off for good, at the end of a failback.
+func (w *walk) lastWords(ctx context.Context, last *rig.Disks, err *error) func(api.Job) {
+	return func(j api.Job) {
+		if last[0] == nil && *err == nil && slices.Contains([]string{"settle", "start", "checks", "turn", "protect"}, j.Step) {
+			*last, *err = rig.MachineDisks(ctx, w.lab.Target, machine)
+		}
+	}
 }
 
 // compareHome compares what never changes by itself: all but what the guest wrote since it woke up at home.

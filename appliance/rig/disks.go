@@ -50,18 +50,17 @@ func readDisks(ctx context.Context, h *lab.Host, files [2]string) (Disks, error)
 
 // PointDisks reads a recovery point on a host without the appliance: its files are ordinary qcow2 images.
 func PointDisks(ctx context.Context, h *lab.Host, id string) (Disks, error) {
+	root := h.Outside(h.Images)
+	found, err := filepath.Glob(filepath.Join(root, "*", "*", "*."+id+".qcow2"))
+	if err != nil {
+		return Disks{}, err
+	}
+	if len(found) != 2 {
+		return Disks{}, fmt.Errorf("found %d disks of point %s on %s", len(found), id, h.Name)
+	}
 	var files [2]string
-	for i, disk := range []string{"vda", "vdb"} {
-		name := disk + "." + id + ".qcow2"
-		root := h.Outside(h.Images)
-		found, err := filepath.Glob(filepath.Join(root, "*", "*", name))
-		if err != nil {
-			return Disks{}, err
-		}
-		if len(found) != 1 {
-			return Disks{}, fmt.Errorf("found %d files named %s on %s", len(found), name, h.Name)
-		}
-		files[i] = path.Join(h.Images, strings.TrimPrefix(found[0], root))
+	for i, name := range found { // by the names of the disks
+		files[i] = path.Join(h.Images, strings.TrimPrefix(name, root))
 	}
 	return readDisks(ctx, h, files)
 }
@@ -76,9 +75,9 @@ func MachineDisks(ctx context.Context, h *lab.Host, machine string) (Disks, erro
 	for line := range strings.Lines(list) {
 		switch f := strings.Fields(line); {
 		case len(f) != 2:
-		case f[0] == "vda":
+		case f[0] == "vda" || f[0] == "sda":
 			files[0] = f[1]
-		case f[0] == "vdb":
+		case f[0] == "vdb" || f[0] == "sdb":
 			files[1] = f[1]
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 	"golang.org/x/sys/unix"
 
@@ -183,7 +184,7 @@ func (l *Lab) addAppliance(ctx context.Context) error {
 		return err
 	}
 	ref, err := l.createMachine(ctx, types.VirtualMachineConfigSpec{
-		Name: "understudy-appliance", Uuid: l.appliance, InstanceUuid: l.appliance, Version: "vmx-14", GuestId: "otherGuest64",
+		Name: applianceName, Uuid: l.appliance, InstanceUuid: l.appliance, Version: "vmx-14", GuestId: "otherGuest64",
 		NumCPUs: 2, MemoryMB: 1024, Files: &types.VirtualMachineFileInfo{VmPathName: "[" + Datastore + "]"},
 		ExtraConfig:  []types.BaseOptionValue{&types.OptionValue{Key: "disk.EnableUUID", Value: "TRUE"}},
 		DeviceChange: changes,
@@ -193,6 +194,31 @@ func (l *Lab) addAppliance(ctx context.Context) error {
 	}
 	return l.done(object.NewVirtualMachine(l.client.Client, ref).PowerOn(ctx))
 }
+
+// Leftovers names what an appliance with nothing at work should not have left: machines beside the named ones and its own,
+// and snapshots.
+func (l *Lab) Leftovers(ctx context.Context, machines ...string) (left []string, err error) {
+	all, err := find.NewFinder(l.client.Client).VirtualMachineList(ctx, "*")
+	if err != nil {
+		return nil, err
+	}
+	for _, vm := range all {
+		var m mo.VirtualMachine
+		if err := vm.Properties(ctx, vm.Reference(), []string{"name", "snapshot"}, &m); err != nil {
+			return nil, err
+		}
+		if m.Name != applianceName && !slices.Contains(machines, m.Name) {
+			left = append(left, "machine "+m.Name+" at ESX")
+		}
+		if m.Snapshot != nil {
+			left = append(left, "snapshots of machine "+m.Name+" at ESX")
+		}
+	}
+	return left, nil
+}
+
+// applianceName is what the appliance's own machine is called.
+const applianceName = "understudy-appliance"
 
 func (l *Lab) done(t *object.Task, err error) error {
 	if err != nil {
