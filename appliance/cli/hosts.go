@@ -54,9 +54,16 @@ func (a *app) hosts() *cobra.Command {
 }
 
 func (a *app) hostAdd() *cobra.Command {
-	var maxJobs int
-	cmd := a.command("add NAME URI", "Connect a host", 2, func(ctx context.Context, c *client.Client, args []string) error {
-		h, err := c.AddHost(ctx, api.HostSpec{Name: args[0], URI: args[1], MaxJobs: maxJobs})
+	var spec api.HostSpec
+	var file string
+	cmd := a.command("add NAME URI", "Connect a host", 2, func(ctx context.Context, c *client.Client, args []string) (err error) {
+		spec.Name, spec.URI = args[0], args[1]
+		if spec.User != "" {
+			if spec.Password, err = a.secret("password", file, false); err != nil {
+				return err
+			}
+		}
+		h, err := c.AddHost(ctx, spec)
 		if err != nil {
 			return err
 		}
@@ -67,16 +74,23 @@ func (a *app) hostAdd() *cobra.Command {
   qemu:///system                                              libvirt on the appliance itself
   qemu+unix:///system?socket=/run/libvirt/libvirt-sock        libvirt at a socket
   qemu+ssh://root@kvm1/system?keyfile=KEY&known_hosts=FILE    libvirt over SSH
+  esx://esx1/?thumbprint=SHA-256                              VMware ESX or vCenter, its certificate pinned (or ca=FILE)
 
-A URI never holds a password; keys are named by file.`
+A URI never holds a password; keys are named by file. With --user the password is asked for; it is kept sealed.`
 	cmd.Example = `  understudy hosts add kvm1 'qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts'`
-	cmd.Flags().IntVar(&maxJobs, "max-jobs", 0, "copies at once on this host (default 4)")
+	cmd.Flags().IntVar(&spec.MaxJobs, "max-jobs", 0, "copies at once on this host (default 4)")
+	userFlag(cmd, &spec.User)
+	passwordFlag(cmd, &file)
 	return cmd
+}
+
+func userFlag(cmd *cobra.Command, user *string) {
+	cmd.Flags().StringVar(user, "user", "", "who signs in to the host (ESX, vCenter)")
 }
 
 func (a *app) showHost(h api.Host) error {
 	return a.show(h, func(w io.Writer) {
-		facts(w, "name", h.Name, "id", h.ID, "uri", h.URI, "identity", h.Identity,
+		facts(w, "name", h.Name, "id", h.ID, "uri", h.URI, "user", h.User, "identity", h.Identity,
 			"product", strings.TrimSpace(h.Product+" "+h.Version), "connected", yesNo(h.Connected), "problem", h.Problem,
 			"roles", roles(h), "abilities", abilities(h.Capabilities))
 		for _, missing := range h.Capabilities.Missing {

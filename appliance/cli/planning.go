@@ -163,8 +163,16 @@ func readRunbook(file string, in io.Reader) (*api.Runbook, error) {
 
 // hostTest tries a host before it is added.
 func (a *app) hostTest() *cobra.Command {
-	return a.command("test NAME URI", "Try a host before it is added, reading only", 2, func(ctx context.Context, c *client.Client, args []string) error {
-		t, err := c.TestHost(ctx, api.HostSpec{Name: args[0], URI: args[1]})
+	var spec api.HostSpec
+	var file string
+	cmd := a.command("test NAME URI", "Try a host before it is added, reading only", 2, func(ctx context.Context, c *client.Client, args []string) (err error) {
+		spec.Name, spec.URI = args[0], args[1]
+		if spec.User != "" {
+			if spec.Password, err = a.secret("password", file, false); err != nil {
+				return err
+			}
+		}
+		t, err := c.TestHost(ctx, spec)
 		if err != nil {
 			return err
 		}
@@ -176,6 +184,9 @@ func (a *app) hostTest() *cobra.Command {
 		}
 		return nil
 	})
+	userFlag(cmd, &spec.User)
+	passwordFlag(cmd, &file)
+	return cmd
 }
 
 func writeHostTest(w io.Writer, t api.HostTest) {
@@ -198,6 +209,7 @@ func writeHostTest(w io.Writer, t api.HostTest) {
 // hostEdit changes what is given of a host.
 func (a *app) hostEdit() *cobra.Command {
 	var edit api.HostSpec
+	var file string
 	var cmd *cobra.Command
 	cmd = a.command("edit HOST", "Change name, address or bounds of a host", 1, func(ctx context.Context, c *client.Client, args []string) error {
 		h, err := c.GetHost(ctx, args[0])
@@ -208,6 +220,7 @@ func (a *app) hostEdit() *cobra.Command {
 		for flag, set := range map[string]func(){
 			"name":     func() { spec.Name = edit.Name },
 			"uri":      func() { spec.URI = edit.URI },
+			"user":     func() { spec.User = edit.User },
 			"max-jobs": func() { spec.MaxJobs = edit.MaxJobs },
 		} {
 			if cmd.Flags().Changed(flag) {
@@ -215,8 +228,14 @@ func (a *app) hostEdit() *cobra.Command {
 				changed = true
 			}
 		}
-		if !changed {
-			return usageError(cmd, errors.New("nothing is to be changed: give --name, --uri or --max-jobs"))
+		if !changed && file == "" {
+			return usageError(cmd, errors.New("nothing is to be changed: give --name, --uri, --user, --password-file or --max-jobs"))
+		}
+		// A password goes nowhere but where it was given for: it is asked for again.
+		if new := spec.URI != h.URI || spec.User != h.User || file != ""; new && spec.User != "" {
+			if spec.Password, err = a.secret("password", file, false); err != nil {
+				return err
+			}
 		}
 		if h, err = c.UpdateHost(ctx, h.ID, h.Revision, spec); err != nil {
 			return err
@@ -225,6 +244,8 @@ func (a *app) hostEdit() *cobra.Command {
 	})
 	cmd.Flags().StringVar(&edit.Name, "name", "", "new name")
 	cmd.Flags().StringVar(&edit.URI, "uri", "", "new address of the same host")
+	userFlag(cmd, &edit.User)
+	passwordFlag(cmd, &file)
 	cmd.Flags().IntVar(&edit.MaxJobs, "max-jobs", 0, "copies at once; 0 means 4")
 	return cmd
 }
