@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -161,10 +159,7 @@ func (w *walkESX) failOver(ctx context.Context) error {
 	if !strings.Contains(xml, "model='vmpvscsi'") || !strings.Contains(xml, "<model type='vmxnet3'/>") {
 		return fmt.Errorf("it does not have the devices that it knows from ESX:\n%s", xml)
 	}
-	if _, err := w.job(ctx, w.api.Commit); err != nil {
-		return err
-	}
-	if err := w.lab.Target.WaitSeq(ctx, w.guest.Addr, 100); err != nil {
+	if err := w.commit(ctx); err != nil {
 		return err
 	}
 	w.say("committed: it has on KVM the devices that it knows, pvscsi and vmxnet3, is production there, and has written 100 records more")
@@ -176,41 +171,19 @@ func (w *walkESX) failBack(ctx context.Context) error {
 	if err := w.checkTools(ctx); err != nil {
 		return err
 	}
-	old, err := w.content()
+	old, err := w.disks()
 	if err != nil {
 		return err
 	}
-	var last rig.Disks
-	var lastErr error
-	began := time.Now()
-	job, err := w.watchedJob(ctx, w.api.Failback, w.lastWords(ctx, &last, &lastErr))
-	defer func() { last.Close() }()
-	if err := errors.Join(err, lastErr); err != nil {
-		return err
-	}
-	took := time.Since(began)
-	if last[0] == nil {
-		return errors.New("the disks at the target were gone before they could be read")
-	}
-	newest, err := last.Check()
+	defer old.Close()
+	last, newest, took, err := w.comeHome(ctx, old)
 	if err != nil {
 		return err
 	}
-	home, err := w.content()
-	if err != nil {
+	defer last.Close()
+	if err := w.compareHome(ctx, last); err != nil {
 		return err
 	}
-	for i := range home {
-		away := make([]byte, last[i].Size)
-		if _, err := last[i].ReadAt(away, 0); err != nil {
-			return err
-		}
-		if !bytes.Equal(away, home[i]) {
-			return fmt.Errorf("disk %s came home as something else", disksESX[i])
-		}
-		w.ChangedBytes += changed(old[i], away)
-	}
-	w.FailbackBytes = int64(job.Result["homeBytes"])
 	if err := w.silentAt(ctx, w.lab.Target); err != nil {
 		return err
 	}
@@ -254,18 +227,8 @@ func (w *walkESX) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	home, err := w.content()
-	if err != nil {
+	if err := w.compareHome(ctx, replica); err != nil {
 		return err
-	}
-	for i := range home {
-		have := make([]byte, replica[i].Size)
-		if _, err := replica[i].ReadAt(have, 0); err != nil {
-			return err
-		}
-		if !bytes.Equal(have, home[i]) {
-			return fmt.Errorf("disk %s differs from its newest point", disksESX[i])
-		}
 	}
 	if err := lab.CheckFileSystem(ctx, replica[0]); err != nil {
 		return err
@@ -290,34 +253,53 @@ func (w *walkESX) compare(ctx context.Context) error {
 	return err
 }
 
-// content of both disks at ESX.
-func (w *walkESX) content() (all [2][]byte, err error) {
-	for i, disk := range disksESX {
-		if all[i], err = w.esx.Read(w.vm, disk); err != nil {
-			return all, err
+// disks reads both disks at ESX.
+func (w *walkESX) disks() (d rig.Disks, err error) {
+	defer func() {
+		if err != nil {
+			d.Close()
+		}
+	}()
+	for i, id := range disksESX {
+		content, err := w.esx.Read(w.vm, id)
+		if err != nil {
+			return d, err
+		}
+		f, err := os.CreateTemp(w.lab.Dir, "esx-")
+		if err != nil {
+			return d, err
+		}
+		d[i] = &lab.Image{File: f, Size: int64(len(content))}
+		if _, err := f.Write(content); err != nil {
+			return d, err
 		}
 	}
-	return all, nil
+	return d, nil
 }
 
-// changed counts the bytes of the blocks that differ.
-func changed(a, b []byte) (n int64) {
-	for off := 0; off < len(b); off += block {
-		end := min(off+block, len(b))
-		if !bytes.Equal(a[off:end], b[off:end]) {
-			n += int64(end - off)
+// compareHome compares both disks at ESX with others, byte by byte.
+func (w *walkESX) compareHome(ctx context.Context, other rig.Disks) error {
+	home, err := w.disks()
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	for i := range home {
+		if err := lab.Compare(ctx, home[i], other[i]); err != nil {
+			return fmt.Errorf("disk %s at ESX: %w", disksESX[i], err)
 		}
 	}
-	return n
+	return nil
 }
 
 // write lets a new scribe go on where the disks are, and waits for n records.
 func (w *walkESX) write(ctx context.Context, n uint64) error {
-	disks, err := w.content()
+	disks, err := w.disks()
 	if err != nil {
 		return err
 	}
-	r, err := record.Check(bytes.NewReader(disks[0]), bytes.NewReader(disks[1]))
+	defer disks.Close()
+	r, err := record.Check(disks[0], disks[1])
 	if err != nil {
 		return err
 	}

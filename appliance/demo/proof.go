@@ -58,22 +58,11 @@ func (w *walk) failBack(ctx context.Context) error {
 		return err
 	}
 	w.noteWrites(away)
-	var last rig.Disks // of production at the target, as it shut down
-	var lastErr error
-	began := time.Now()
-	job, err := w.watchedJob(ctx, w.api.Failback, w.lastWords(ctx, &last, &lastErr))
-	defer func() { last.Close() }()
-	if err := errors.Join(err, lastErr); err != nil {
-		return err
-	}
-	took := time.Since(began)
-	if last[0] == nil {
-		return errors.New("the disks at the target were gone before they could be read")
-	}
-	newest, err := last.Check()
+	last, newest, took, err := w.comeHome(ctx, old)
 	if err != nil {
 		return err
 	}
+	defer last.Close()
 	home, err := w.guest.Status(ctx)
 	if err != nil {
 		return err
@@ -87,30 +76,47 @@ func (w *walk) failBack(ctx context.Context) error {
 	if err := w.compareHome(ctx, last); err != nil {
 		return err
 	}
-	bytes, ok := job.Result["homeBytes"]
-	if !ok {
-		return fmt.Errorf("the job does not say what it wrote at home: %v", job.Result)
-	}
-	w.FailbackBytes = int64(bytes)
-	for i := range old {
-		n, err := lab.Changed(old[i], last[i], block)
-		if err != nil {
-			return err
-		}
-		w.ChangedBytes += n
-	}
 	w.say("failback in %.1f s: %s differed, %s written and the rest zeroed; %s woke up at home at record %d, where it had shut down",
 		took.Seconds(), size(w.ChangedBytes), size(w.FailbackBytes), machine, newest)
 	return nil
 }
 
-// lastWords reads production's disks at the target while it is off for good, at the end of a failback.
-func (w *walk) lastWords(ctx context.Context, last *rig.Disks, err *error) func(api.Job) {
-	return func(j api.Job) {
-		if last[0] == nil && *err == nil && slices.Contains([]string{"settle", "start", "checks", "turn", "protect"}, j.Step) {
-			*last, *err = rig.MachineDisks(ctx, w.lab.Target, machine)
+// comeHome orders the failback, and notes what it moved; old are the disks at home before. last are those of production at
+// the target as it shut down, at record newest: they are read while it is off for good. The caller closes them.
+func (w *walk) comeHome(ctx context.Context, old rig.Disks) (last rig.Disks, newest uint64, took time.Duration, err error) {
+	defer func() {
+		if err != nil {
+			last.Close()
 		}
+	}()
+	var lastErr error
+	began := time.Now()
+	job, err := w.watchedJob(ctx, w.api.Failback, func(j api.Job) {
+		if last[0] == nil && lastErr == nil && slices.Contains([]string{"settle", "start", "checks", "turn", "protect"}, j.Step) {
+			last, lastErr = rig.MachineDisks(ctx, w.lab.Target, machine)
+		}
+	})
+	took = time.Since(began)
+	if err := errors.Join(err, lastErr); err != nil {
+		return last, 0, took, err
 	}
+	if last[0] == nil {
+		return last, 0, took, errors.New("the disks at the target were gone before they could be read")
+	}
+	bytes, ok := job.Result["homeBytes"]
+	if !ok {
+		return last, 0, took, fmt.Errorf("the job does not say what it wrote at home: %v", job.Result)
+	}
+	w.FailbackBytes = int64(bytes)
+	for i := range old {
+		n, err := lab.Changed(old[i], last[i], block)
+		if err != nil {
+			return last, 0, took, err
+		}
+		w.ChangedBytes += n
+	}
+	newest, err = last.Check()
+	return last, newest, took, err
 }
 
 // compareHome compares what never changes by itself: all but what the guest wrote since it woke up at home.

@@ -265,14 +265,19 @@ func (w *walk) failOverOlder(ctx context.Context) error {
 		return err
 	}
 	w.say("failover to older point %s: answers after %.1f s, at record %d", w.older.ID, took.Seconds(), up.Recovered)
-	if _, err := w.job(ctx, w.api.Commit); err != nil {
-		return err
-	}
-	if err := w.lab.Target.WaitSeq(ctx, w.guest.Addr, 100); err != nil {
+	if err := w.commit(ctx); err != nil {
 		return err
 	}
 	w.say("committed: the replica is production and has written 100 records more")
 	return nil
+}
+
+// commit makes the replica production, and waits until it has written 100 records more.
+func (w *walk) commit(ctx context.Context) error {
+	if _, err := w.job(ctx, w.api.Commit); err != nil {
+		return err
+	}
+	return w.lab.Target.WaitSeq(ctx, w.guest.Addr, 100)
 }
 
 func (w *walk) protectedAgain(ctx context.Context) error {
