@@ -56,12 +56,10 @@ func (a *app) hosts() *cobra.Command {
 func (a *app) hostAdd() *cobra.Command {
 	var spec api.HostSpec
 	var file string
-	cmd := a.command("add NAME URI", "Connect a host", 2, func(ctx context.Context, c *client.Client, args []string) (err error) {
+	cmd := a.command("add NAME URI", "Connect a host", 2, func(ctx context.Context, c *client.Client, args []string) error {
 		spec.Name, spec.URI = args[0], args[1]
-		if spec.User != "" {
-			if spec.Password, err = a.secret("password", file, false); err != nil {
-				return err
-			}
+		if err := a.hostPassword(&spec, file); err != nil {
+			return err
 		}
 		h, err := c.AddHost(ctx, spec)
 		if err != nil {
@@ -79,13 +77,21 @@ func (a *app) hostAdd() *cobra.Command {
 A URI never holds a password; keys are named by file. With --user the password is asked for; it is kept sealed.`
 	cmd.Example = `  understudy hosts add kvm1 'qemu+ssh://root@kvm1/system?keyfile=/etc/understudy/id_ed25519&known_hosts=/etc/understudy/known_hosts'`
 	cmd.Flags().IntVar(&spec.MaxJobs, "max-jobs", 0, "copies at once on this host (default 4)")
-	userFlag(cmd, &spec.User)
-	passwordFlag(cmd, &file)
+	loginFlags(cmd, &spec.User, &file)
 	return cmd
 }
 
-func userFlag(cmd *cobra.Command, user *string) {
+func loginFlags(cmd *cobra.Command, user, file *string) {
 	cmd.Flags().StringVar(user, "user", "", "who signs in to the host (ESX, vCenter)")
+	passwordFlag(cmd, file)
+}
+
+// hostPassword reads the password of whoever signs in to the host, if somebody does.
+func (a *app) hostPassword(spec *api.HostSpec, file string) (err error) {
+	if spec.User != "" {
+		spec.Password, err = a.secret("password", file, false)
+	}
+	return err
 }
 
 func (a *app) showHost(h api.Host) error {

@@ -165,12 +165,10 @@ func readRunbook(file string, in io.Reader) (*api.Runbook, error) {
 func (a *app) hostTest() *cobra.Command {
 	var spec api.HostSpec
 	var file string
-	cmd := a.command("test NAME URI", "Try a host before it is added, reading only", 2, func(ctx context.Context, c *client.Client, args []string) (err error) {
+	cmd := a.command("test NAME URI", "Try a host before it is added, reading only", 2, func(ctx context.Context, c *client.Client, args []string) error {
 		spec.Name, spec.URI = args[0], args[1]
-		if spec.User != "" {
-			if spec.Password, err = a.secret("password", file, false); err != nil {
-				return err
-			}
+		if err := a.hostPassword(&spec, file); err != nil {
+			return err
 		}
 		t, err := c.TestHost(ctx, spec)
 		if err != nil {
@@ -184,8 +182,7 @@ func (a *app) hostTest() *cobra.Command {
 		}
 		return nil
 	})
-	userFlag(cmd, &spec.User)
-	passwordFlag(cmd, &file)
+	loginFlags(cmd, &spec.User, &file)
 	return cmd
 }
 
@@ -232,8 +229,8 @@ func (a *app) hostEdit() *cobra.Command {
 			return usageError(cmd, errors.New("nothing is to be changed: give --name, --uri, --user, --password-file or --max-jobs"))
 		}
 		// A password goes nowhere but where it was given for: it is asked for again.
-		if new := spec.URI != h.URI || spec.User != h.User || file != ""; new && spec.User != "" {
-			if spec.Password, err = a.secret("password", file, false); err != nil {
+		if spec.URI != h.URI || spec.User != h.User || file != "" {
+			if err := a.hostPassword(&spec, file); err != nil {
 				return err
 			}
 		}
@@ -244,8 +241,7 @@ func (a *app) hostEdit() *cobra.Command {
 	})
 	cmd.Flags().StringVar(&edit.Name, "name", "", "new name")
 	cmd.Flags().StringVar(&edit.URI, "uri", "", "new address of the same host")
-	userFlag(cmd, &edit.User)
-	passwordFlag(cmd, &file)
+	loginFlags(cmd, &edit.User, &file)
 	cmd.Flags().IntVar(&edit.MaxJobs, "max-jobs", 0, "copies at once; 0 means 4")
 	return cmd
 }
