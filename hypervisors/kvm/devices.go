@@ -62,12 +62,21 @@ func (h *host) emulator(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if caps.Host.CPU == nil {
+		return "", nil
+	}
+	arch, _ := archIn(&caps, caps.Host.CPU.Arch)
+	return arch.Emulator, nil
+}
+
+// archIn is what libvirt says of machines of an architecture; false: the host runs none.
+func archIn(caps *libvirtxml.Caps, name string) (libvirtxml.CapsGuestArch, bool) {
 	for _, g := range caps.Guests {
-		if g.OSType == "hvm" && caps.Host.CPU != nil && g.Arch.Name == caps.Host.CPU.Arch {
-			return g.Arch.Emulator, nil
+		if g.OSType == "hvm" && g.Arch.Name == name {
+			return g.Arch, true
 		}
 	}
-	return "", nil
+	return libvirtxml.CapsGuestArch{}, false
 }
 
 // idPrefix is before the id of a disk whose name in libvirt is another, in the alias that libvirt keeps for us. Guests do

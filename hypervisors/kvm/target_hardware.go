@@ -31,10 +31,8 @@ func (h *host) offersKVM(ctx context.Context, arch string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for _, g := range caps.Guests {
-		if g.OSType == "hvm" && g.Arch.Name == archOf(arch) {
-			return slices.ContainsFunc(g.Arch.Domains, func(d libvirtxml.CapsGuestDomain) bool { return d.Type == "kvm" }), nil
-		}
+	if a, ok := archIn(&caps, archOf(arch)); ok {
+		return slices.ContainsFunc(a.Domains, func(d libvirtxml.CapsGuestDomain) bool { return d.Type == "kvm" }), nil
 	}
 	return false, &hypervisors.Error{Op: "run", Subject: "architecture " + archOf(arch), Err: hypervisors.ErrIncapable,
 		Hint: "Install QEMU for this architecture on the host."}
