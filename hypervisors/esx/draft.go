@@ -133,7 +133,9 @@ func (s *state) layOut(ctx context.Context, d *draft) error {
 	top := s.top()
 	if s.tag(tagAdopted) != "" && len(have) == 0 {
 		for _, own := range disksOf(s.m.Config) {
-			have = append(have, place{ID: own.shown.ID, At: own.shown.ID, Bus: own.shown.Bus, Controller: own.shown.Controller, Boot: own.shown.Boot, Size: own.shown.Size})
+			p := asked(own.shown)
+			p.At = p.ID
+			have = append(have, p)
 		}
 	}
 	fresh := top == nil // nothing below: whatever the disks hold is a draft's

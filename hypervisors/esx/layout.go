@@ -34,6 +34,11 @@ type place struct {
 	Size       int64  `json:"size"` // as it was asked for
 }
 
+// asked is the place of a disk as it is asked for; where it is comes later.
+func asked(d hypervisors.Disk) place {
+	return place{ID: d.ID, Bus: d.Bus, Controller: d.Controller, Boot: d.Boot, Size: d.Size}
+}
+
 // kind of device that serves what was asked for, of those that [devices] has; "scsi" is any that is one. What no machine
 // here can have is on SCSI, too.
 func (p place) kind() string {

@@ -255,7 +255,8 @@ func (s *state) testMachine(ctx context.Context, spec hypervisors.RunSpec, at *t
 		}
 		child := thin(folder + "/" + d.ID + ".vmdk")
 		child.Parent = &types.VirtualDiskFlatVer2BackingInfo{VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: diskOf(disk, devices).Path}}
-		test := place{ID: d.ID, Bus: p.Bus, Controller: p.Controller, Boot: p.Boot, Size: p.Size}
+		test := *p
+		test.Map = ""
 		var err error
 		if test.At, err = c.addDisk(p.kind(), p.At, child, disk.CapacityInBytes, true); err != nil {
 			return config, err

@@ -99,7 +99,8 @@ func (h *host) create(ctx context.Context, spec hypervisors.ReplicaSpec) error {
 	c := &changes{key: -100}
 	var l layout
 	for _, d := range hw.Disks {
-		p, err := c.addNew(place{ID: d.ID, Bus: d.Bus, Controller: d.Controller, Boot: l.boot(d.Boot), Size: d.Size}, folder, "0")
+		d.Boot = l.boot(d.Boot)
+		p, err := c.addNew(asked(d), folder, "0")
 		if err != nil {
 			return err
 		}
