@@ -53,8 +53,8 @@ func FuzzBody(f *testing.F) {
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, r)
 		require.Less(t, w.Code, 500, "%s", w.Body)
-		if path == prefix+"/audit/export" {
-			return // it grows with what is tried here
+		if method == http.MethodGet && w.Code < 300 && strings.HasPrefix(path, prefix+"/audit") {
+			return // what it gives grows with what other inputs tried
 		}
 		require.Less(t, w.Body.Len(), 64<<10+8*len(body)+8*len(id)+8*len(query), "an answer out of proportion")
 		switch {
