@@ -238,7 +238,8 @@ func TestWrongHostsAreRefused(t *testing.T) {
 		code api.Code
 		hint string
 	}{
-		"scheme":  {"esx://host/", api.CodeInvalid, "qemu+ssh"},
+		"scheme":  {"hyperv://host/", api.CodeInvalid, "qemu+ssh"},
+		"no user": {"esx://host/", api.CodeInvalid, "password"},
 		"nowhere": {"qemu+unix:///system?socket=/nowhere/libvirt-sock", api.CodeHost, ""},
 		"refused": {"qemu+ssh://root@127.0.0.1:1/system?keyfile=/nowhere/id&known_hosts=/dev/null", "", ""},
 	} {
