@@ -119,6 +119,7 @@ function Summary({ host }: { host: Host }) {
         <Facts of={[
           [t('hosts.product'), `${host.product} ${host.version}`],
           [t('hosts.uri'), <code className="wrap">{host.uri}</code>],
+          [t('hosts.user'), host.user],
           [t('hosts.maxJobs'), <Count of={host.maxJobs || 4} />],
           [t('hosts.identity'), <code className="wrap">{host.identity}</code>],
         ]} />
