@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -19,6 +20,7 @@ import (
 	appliance "understudy/appliance"
 	"understudy/appliance/rig"
 	"understudy/hypervisors"
+	"understudy/hypervisors/esx/lab"
 	"understudy/hypervisors/fake"
 )
 
@@ -39,7 +41,17 @@ func TestConsole(t *testing.T) {
 		<-ctx.Done()
 		return
 	}
-	browse(t, "looking.spec.ts", c.url, map[string]string{"setupToken": c.setup()})
+	browse(t, "looking.spec.ts", c.url, map[string]any{"setupToken": c.setup(), "esx": simulatedESX(t)})
+}
+
+// simulatedESX starts an ESX host, and says what a person fills in to connect it.
+func simulatedESX(t *testing.T) map[string]string {
+	l, err := lab.Start(t.Context(), lab.Options{Dir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	address, err := url.Parse(l.URI())
+	require.NoError(t, err)
+	return map[string]string{"address": address.Host, "thumbprint": l.Thumbprint(), "appliance": address.Query().Get("appliance"), "user": l.User, "password": l.Password}
 }
 
 // browse lets a walk of the console run in Chromium and tells where its pictures are.

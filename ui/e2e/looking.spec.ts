@@ -2,7 +2,12 @@
 import { admin, expect, signIn, test } from './console'
 import { look } from './look'
 
-const { setupToken } = JSON.parse(process.env.UNDERSTUDY_WALK!) as { setupToken: string }
+interface Told {
+  setupToken: string
+  esx: { address: string; thumbprint: string; appliance: string; user: string; password: string }
+}
+
+const { setupToken, esx } = JSON.parse(process.env.UNDERSTUDY_WALK!) as Told
 
 test('the first administrator is made with the token', async ({ page }) => {
   await page.goto('/')
@@ -40,7 +45,7 @@ test('hosts are tested and connected', async ({ page }) => {
     if (name === 'hamburg') await page.getByRole('link', { name: 'Connect a host' }).click()
     await expect(page.getByRole('heading', { level: 1 })).toBeFocused()
     await page.getByLabel('Name', { exact: false }).first().fill(name)
-    await page.getByLabel('Another libvirt address').check()
+    await page.getByLabel('Another address').check()
     await page.getByRole('textbox', { name: 'Address' }).fill('fake:nowhere')
     await page.getByRole('button', { name: 'Test the connection' }).click()
     await expect(page.getByRole('heading', { name: /Danger/ })).toBeVisible()
@@ -64,6 +69,64 @@ test('hosts are tested and connected', async ({ page }) => {
     await expect(page.getByLabel('Loading')).toHaveCount(0)
     await look(page, `host-${tab.toLowerCase().replace(' ', '-')}`)
   }
+})
+
+test('an ESX host is signed in to, and its password is kept', async ({ page }) => {
+  await signIn(page)
+  await page.goto('/hosts/new')
+  const field = (name: string) => page.getByRole('textbox', { name, exact: true })
+  const password = page.getByLabel('Password')
+  const add = page.getByRole('button', { name: 'Connect a host' })
+  const tryIt = page.getByRole('button', { name: 'Test the connection' })
+  await field('Name').fill('vmware')
+  await page.getByRole('radio', { name: 'VMware ESX or vCenter' }).check()
+  await field('Name or address').fill('127.0.0.1:1')
+  await field('User').fill(esx.user)
+  await tryIt.click()
+  await expect(password).toHaveAttribute('aria-invalid', 'true')
+  await expect(password).toBeFocused()
+  await password.fill('wrong')
+  await add.click()
+  await expect(field('Name or address')).toHaveAttribute('aria-invalid', 'true')
+  await field('Name or address').fill(esx.address)
+  await tryIt.click()
+  const told = page.locator('.host-test').getByText(/its thumbprint is ([0-9A-F]{2}:){31}/)
+  await expect(told).toBeVisible()
+  const thumbprint = /thumbprint is ([0-9A-F:]+)/.exec((await told.textContent())!)![1]!
+  expect(thumbprint.replaceAll(':', '').toLowerCase()).toBe(esx.thumbprint)
+  await field('Thumbprint of its certificate').fill(thumbprint)
+  await field("The appliance's own machine").fill(esx.appliance)
+  await add.click()
+  await expect(field('User')).toHaveAttribute('aria-invalid', 'true')
+  await look(page, 'host-new-esx-refused')
+  await password.fill(esx.password)
+  await tryIt.click()
+  await expect(page.getByText('What it can do')).toBeVisible()
+  await look(page, 'host-new-esx')
+  await add.click()
+  await expect(page.getByRole('heading', { level: 1, name: 'vmware' })).toBeVisible()
+  await expect(page.getByRole('definition').filter({ hasText: esx.user })).toBeVisible()
+
+  await page.getByRole('link', { name: 'Edit' }).click()
+  await expect(page.getByRole('radio', { name: 'VMware ESX or vCenter' })).toBeChecked()
+  await expect(field('Thumbprint of its certificate')).toHaveValue(thumbprint)
+  await expect(field('User')).toHaveValue(esx.user)
+  await expect(password).toHaveValue('')
+  await field('Name').fill('esx')
+  await tryIt.click() // with the password that is kept
+  await expect(page.getByText('What it can do')).toBeVisible()
+  await expect(page.locator('.host-test .pf-m-danger')).toHaveCount(0)
+  await look(page, 'host-edit-esx')
+  await field('User').fill('somebody')
+  await expect(page.getByText('Enter it again')).toBeVisible()
+  await page.getByRole('button', { name: 'Save' }).click()
+  await expect(password).toHaveAttribute('aria-invalid', 'true')
+  await field('User').fill(esx.user)
+  await page.getByRole('button', { name: 'Save' }).click()
+  await expect(page.getByRole('heading', { level: 1, name: 'esx' })).toBeVisible()
+  await page.getByRole('button', { name: 'Disconnect' }).click()
+  await page.getByRole('dialog').getByRole('button', { name: 'Disconnect' }).click()
+  await expect(page.getByText('esx is disconnected')).toBeVisible()
 })
 
 test('a viewer sees no settings', async ({ page, browser }) => {
@@ -185,7 +248,7 @@ test('a disk is left out by the wizard, and taken back in the settings', async (
   await page.goto('/hosts') // without the host that was disconnected
   await page.getByRole('link', { name: 'Connect a host' }).click()
   await page.getByLabel('Name', { exact: false }).first().fill('hamburg')
-  await page.getByLabel('Another libvirt address').check()
+  await page.getByLabel('Another address').check()
   await page.getByRole('textbox', { name: 'Address' }).fill('fake:hamburg')
   await page.getByRole('button', { name: 'Connect a host' }).click()
   await expect(page.getByRole('heading', { level: 1, name: 'hamburg' })).toBeVisible()

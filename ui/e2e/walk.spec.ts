@@ -136,7 +136,7 @@ test('from the first sign-in to failover and home again', async ({ page }) => {
 
 async function connect(page: Page, name: string, uri: string) {
   await page.getByRole('textbox', { name: 'Name', exact: true }).fill(name)
-  await page.getByRole('radio', { name: 'Another libvirt address' }).check()
+  await page.getByRole('radio', { name: 'Another address' }).check()
   await page.getByRole('textbox', { name: 'Address', exact: true }).fill(uri)
   await look(page, `host-${name}-new`)
   await page.getByRole('button', { name: 'Connect a host' }).click()
