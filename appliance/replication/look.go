@@ -29,6 +29,7 @@ type look struct {
 	mu       sync.Mutex // what is below, while the host is asked
 	vms      []seen     // by member
 	networks []hypervisors.Network
+	caps     hypervisors.Capabilities
 	isolates bool // it can make isolated networks
 }
 
@@ -81,7 +82,7 @@ func (e *Engine) lookAt(ctx context.Context, g group, hostID string, seat func(*
 	}
 	asking.mu.Lock() // whoever still asks writes where nobody reads
 	defer asking.mu.Unlock()
-	return &look{host: e.hostName(hostID), err: err, vms: slices.Clone(asking.vms), networks: asking.networks, isolates: asking.isolates}
+	return &look{host: e.hostName(hostID), err: err, vms: slices.Clone(asking.vms), networks: asking.networks, caps: asking.caps, isolates: asking.isolates}
 }
 
 func (e *Engine) fill(ctx context.Context, l *look, g group, hostID string, seat func(*member) *seat) error {
@@ -109,8 +110,9 @@ func (e *Engine) fill(ctx context.Context, l *look, g group, hostID string, seat
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.networks = networks
+		l.caps = host.Capabilities()
 		_, l.isolates = host.(hypervisors.Isolation)
-		l.isolates = l.isolates && host.Capabilities().Isolation
+		l.isolates = l.isolates && l.caps.Isolation
 		return err
 	})
 	return asks.Wait()

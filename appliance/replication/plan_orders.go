@@ -175,7 +175,7 @@ func (p *plan) planReprotect() {
 // reverse says what swapping the roles does to the side that was the source until now.
 func (p *plan) reverse() {
 	p.change("roles-swap", "", p.source, "The machines on %s become replicas of those on %s.", p.source, p.target)
-	p.change("copy-back", "", p.source, "Everything is compared, and what differs is copied to %s.", p.source)
+	p.change("copy-back", "", p.source, "Everything is compared, and what differs is copied to %s.%s", p.source, p.compressed(p.sight.source))
 	for i, m := range p.g.Members {
 		p.change("source-writes-given-up", m.Name, p.source, "What only the machine %s on %s has is not kept.", m.Name, p.source)
 		if p.sight.source.vms[i].on() {
@@ -188,6 +188,18 @@ func (p *plan) reverse() {
 	}
 	p.unanswered(p.sight.source, "source-unreachable", true, "Nothing can be copied there.")
 	p.unanswered(p.sight.target, "target-unreachable", true, "The machines cannot be read there.")
+}
+
+// compressed says how a host will store points that the policy wants compressed, and warns where it cannot.
+func (p *plan) compressed(at *look) string {
+	switch {
+	case p.g.Spec.Policy.Compression != api.CompressionZstd || at.err != nil:
+		return ""
+	case !at.caps.Compression:
+		p.warn("compression-missing", "", at.host, at.host+" cannot store points compressed: they will take as much room as without.", "", false)
+		return ""
+	}
+	return " Its recovery points are stored compressed."
 }
 
 func (p *plan) planFailback() {

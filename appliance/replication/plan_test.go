@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,7 @@ import (
 
 	"understudy/api"
 	"understudy/hypervisors"
+	"understudy/hypervisors/fake"
 	"understudy/hypervisors/hypervisortest"
 )
 
@@ -185,6 +187,24 @@ func (w *world) protectOnly() {
 	w.t.Helper()
 	_, err := w.engine.CreateGroup(w.t.Context(), spec("shop", "web"))
 	require.NoError(w.t, err)
+}
+
+// Where the roles are swapped, points come to a host that may not be able to compress them.
+func TestPreviewOfCompression(t *testing.T) {
+	for capable, said := range map[bool]string{true: "stored compressed", false: "cannot store points compressed"} {
+		w := newWorld(t, fake.WithCapabilities(func(c *hypervisors.Capabilities) { c.Compression = capable }))
+		w.away.AddVM(hypervisors.Hardware{Name: "web", Disks: []hypervisors.Disk{{Size: mib}}})
+		s := spec("shop", "web")
+		s.SourceHost, s.TargetHost, s.Policy.Compression = s.TargetHost, s.SourceHost, api.CompressionZstd
+		s.Machines[0].Checks = nil // it has no guest
+		w.protect(s)
+		w.done(w.engine.Failover(t.Context(), "shop", api.FailoverOrder{}))
+		w.done(w.engine.Commit(t.Context(), "shop"))
+		p := w.plan(api.PlanOrder{Order: "reprotect"})
+		require.True(t, p.Allowed)
+		require.Equal(t, !capable, slices.Contains(warnings(p), "compression-missing"))
+		require.Contains(t, fmt.Sprintf("%+v %+v", p.Changes, p.Warnings), said)
+	}
 }
 
 func (w *world) failedOver() {

@@ -2135,7 +2135,7 @@ export interface components {
         };
         PlanWarning: {
             /** @enum {string} */
-            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "disk-missing" | "disk-left-out" | "nothing-to-do";
+            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "compression-missing" | "disk-missing" | "disk-left-out" | "nothing-to-do";
             /** @description What to do about it */
             hint?: string;
             /** @description Name of the host */
