@@ -72,11 +72,16 @@ export function PolicyFields({ policy, onChange, target }: PolicyFieldsProps) {
   )
 }
 
-/** Can always be switched off, and on where the target answers that it can. Of one that does not answer nobody knows. */
+/** Whether a target answers that it cannot store points compressed. Of one that does not answer nobody knows. */
+export function useUnable(target: string) {
+  const host = api.useQuery('get', '/hosts').data?.find(h => h.name === target)
+  return !!host?.connected && !host.capabilities.compression
+}
+
+/** Can always be switched off, and on where the target can. */
 function Compression({ on, target, onChange }: { on: boolean; target: string; onChange: (on: boolean) => void }) {
   const { t } = useTranslation()
-  const host = api.useQuery('get', '/hosts').data?.find(h => h.name === target)
-  const unable = !!host?.connected && !host.capabilities.compression
+  const unable = useUnable(target)
   return <CheckField label={t('policy.compression')} hint={unable ? t('policy.compressionUnable', { host: target }) : t('policy.compressionHint')} disabled={unable && !on} value={on} onChange={onChange} />
 }
 

@@ -11,7 +11,7 @@ import { FieldProblems } from '../../parts/forms'
 import { Answer, Facts, Heading, Page, ProblemAlert, sentence } from '../../parts/page'
 import { useFormat } from '../../parts/values'
 import { alike } from '../alike'
-import { useRetentionWords } from '../policy'
+import { useRetentionWords, useUnable } from '../policy'
 import { clear, complete, empty, furthest, load, save, stepOf, steps, violations, type Draft, type Step } from './draft'
 import { BootStep, HostStep, MachinesStep, PolicyStep, TargetStep, type StepProps } from './steps'
 
@@ -99,6 +99,7 @@ function Sum({ draft: { spec }, bytes }: { draft: Draft; bytes?: number }) {
   const { t } = useTranslation()
   const f = useFormat()
   const words = useRetentionWords()
+  const unable = useUnable(spec.targetHost)
   return (
     <Facts label={t('protect.step.review')} of={[
       [t('group.name'), spec.name],
@@ -107,6 +108,7 @@ function Sum({ draft: { spec }, bytes }: { draft: Draft; bytes?: number }) {
       [t('policy.rpo'), f.duration(spec.policy.rpoSeconds)],
       [t('policy.retention'), spec.policy.retention?.length ? spec.policy.retention.map((tier, i) => <div key={i}>{words(tier)}</div>) : t('retention.default')],
       [t('policy.consistency'), t(`consistency.${(spec.policy.consistency || 'crash') as 'crash'}`)],
+      [t('policy.compression'), spec.policy.compression === 'zstd' && (unable ? t('policy.compressionUnable', { host: spec.targetHost }) : t('common.yes'))],
       [t('protect.bytes'), bytes !== undefined && f.bytes(bytes)],
     ]} />
   )
