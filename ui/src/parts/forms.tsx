@@ -34,7 +34,10 @@ interface FormProps {
 export function ProblemForm({ error, onSubmit, children, id }: FormProps) {
   const form = useRef<HTMLFormElement>(null)
   useEffect(() => {
-    if (error) form.current?.querySelector<HTMLElement>('[aria-invalid=true], .problem')?.focus()
+    if (!error) return
+    const first = (selector: string) => form.current?.querySelector<HTMLElement>(selector)
+    const wrong = first('[aria-invalid=true]') ?? first('.problem')
+    wrong?.focus()
   }, [error])
   const submit = (e: FormEvent) => {
     e.preventDefault()
