@@ -8,14 +8,16 @@ import { SeverityLabel } from '../parts/labels'
 import { Answer, Empty, Page, sentence } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Age } from '../parts/values'
+import { useSaid, type Said } from '../words/codes'
 
 export function Alerts() {
   const { t } = useTranslation()
+  const say = useSaid()
   const alerts = api.useQuery('get', '/alerts')
   const columns: Column<ActiveAlert>[] = [
     { title: t('alerts.severity'), cell: a => <SeverityLabel severity={a.severity} />, width: 15 },
     { title: t('alerts.about'), cell: a => (a.group ? <Link to={`/groups/${a.group}`}>{a.groupName}</Link> : <Link to={`/hosts/${a.host}`}>{a.hostName}</Link>), width: 15 },
-    { title: t('alerts.message'), cell: a => <><strong>{sentence(a.message)}</strong>{a.hint && <p>{a.hint}</p>}</> },
+    { title: t('alerts.message'), cell: a => <Message said={say('alert', a.kind, sentence(a.message))} hint={a.hint} /> },
     { title: t('alerts.since'), cell: a => <Age since={a.since} />, width: 15 },
   ]
   return (
@@ -26,3 +28,11 @@ export function Alerts() {
     </Page>
   )
 }
+
+const Message = ({ said, hint }: { said: Said; hint: string }) => (
+  <>
+    <strong>{said.title}</strong>
+    {said.detail && <p>{said.detail}</p>}
+    {hint && <p>{hint}</p>}
+  </>
+)

@@ -8,6 +8,7 @@ import type { Group } from '../api/schema'
 import { FreshnessLabel, HealthLabel, StateLabel } from '../parts/labels'
 import { Loading, Page, PageAnswer, PageTabs, sentence } from '../parts/page'
 import { Age, Ago, Count, useFormat } from '../parts/values'
+import { useSaid } from '../words/codes'
 import { DiskSettings } from './disk-fields'
 import { Settings } from './group-settings'
 import { JobTable } from './jobs'
@@ -47,11 +48,15 @@ function GroupView({ group }: { group: Group }) {
 }
 
 function Alerts({ group }: { group: Group }) {
+  const say = useSaid()
   const alerts = group.alerts ?? []
   if (alerts.length === 0) return null
   return (
     <AlertGroup className="alerts">
-      {alerts.map(a => <Alert key={a.kind + a.since} variant="danger" isInline component="h2" title={sentence(a.message)}><p>{a.hint} <Ago at={a.since} /></p></Alert>)}
+      {alerts.map(a => {
+        const { title, detail } = say('alert', a.kind, sentence(a.message))
+        return <Alert key={a.kind + a.since} variant="danger" isInline component="h2" title={title}>{detail && <p>{detail}</p>}<p>{a.hint} <Ago at={a.since} /></p></Alert>
+      })}
     </AlertGroup>
   )
 }

@@ -12,6 +12,7 @@ import { Answer, Empty, Page, PageAnswer, ProblemAlert, sentence } from '../part
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Age, Moment, useFormat } from '../parts/values'
 import { useMe } from '../session'
+import { useSaid } from '../words/codes'
 import { alike } from './alike'
 import { orders, type Order } from './next'
 
@@ -210,17 +211,23 @@ function Sum({ plan }: { plan: Plan }) {
 
 function Warnings({ plan }: { plan: Plan }) {
   const { t } = useTranslation()
+  const say = useSaid()
+  const refusal = say('problem', plan.code ?? '', sentence(plan.refusal ?? ''))
   const all = alike(plan.warnings ?? [], w => w.text).sort((a, b) => Number(b.stops ?? false) - Number(a.stops ?? false))
   return (
     <div className="warnings">
-      {!plan.allowed && <Alert variant="danger" isInline component="h2" title={t('preview.refused')}><p>{sentence(plan.refusal ?? '')}</p>{plan.hint && <p>{plan.hint}</p>}</Alert>}
-      {all.map(w => (
-        <Alert key={w.code + w.text} variant={w.stops ? 'danger' : 'warning'} isInline component="h2" title={w.text}>
-          {w.stops && <p>{t('preview.stops')}</p>}
-          {w.others.length > 0 && <p>{t('preview.alike', { machines: w.others.join(', ') })}</p>}
-          {w.hint && <p>{w.hint}</p>}
-        </Alert>
-      ))}
+      {!plan.allowed && <Alert variant="danger" isInline component="h2" title={t('preview.refused')}><p>{refusal.title}</p>{refusal.detail && <p>{refusal.detail}</p>}{plan.hint && <p>{plan.hint}</p>}</Alert>}
+      {all.map(w => {
+        const { title, detail } = say('warning', w.code, w.text, w)
+        return (
+          <Alert key={w.code + w.text} variant={w.stops ? 'danger' : 'warning'} isInline component="h2" title={title}>
+            {detail && <p>{detail}</p>}
+            {w.stops && <p>{t('preview.stops')}</p>}
+            {w.others.length > 0 && <p>{t('preview.alike', { machines: w.others.join(', ') })}</p>}
+            {w.hint && <p>{w.hint}</p>}
+          </Alert>
+        )
+      })}
     </div>
   )
 }
@@ -229,18 +236,23 @@ const destroys = ['source-off', 'source-writes-given-up', 'replica-writes-discar
 
 function Changes({ changes }: { changes: PlanChange[] }) {
   const { t } = useTranslation()
+  const say = useSaid()
   return (
     <Card isFullHeight>
       <CardTitle component="h2">{t('preview.changes')}</CardTitle>
       <CardBody>
         {changes.length === 0 && <p className="none">{t('preview.nothing')}</p>}
         <ol className="changes">
-          {alike(changes, c => c.text).map((c, i) => (
-            <li key={i}>
-              <span className={destroys.includes(c.code) ? 'change-takes' : undefined}>{c.text}</span>
-              {c.others.length > 0 && <div className="change-others">{t('preview.alike', { machines: c.others.join(', ') })}</div>}
-            </li>
-          ))}
+          {alike(changes, c => c.text).map((c, i) => {
+            const { title, detail } = say('change', c.code, c.text, c)
+            return (
+              <li key={i}>
+                <span className={destroys.includes(c.code) ? 'change-takes' : undefined}>{title}</span>
+                {detail && <div className="change-others">{detail}</div>}
+                {c.others.length > 0 && <div className="change-others">{t('preview.alike', { machines: c.others.join(', ') })}</div>}
+              </li>
+            )
+          })}
         </ol>
       </CardBody>
     </Card>

@@ -12,6 +12,7 @@ import { SeverityLabel } from '../parts/labels'
 import { Answer, Empty, Page, sentence } from '../parts/page'
 import { Ago, useFormat } from '../parts/values'
 import { useMe } from '../session'
+import { useSaid } from '../words/codes'
 import { ButtonLink, StorageBar } from './hosts'
 
 export function OverviewPage() {
@@ -102,6 +103,7 @@ const some = 5
 
 function Alerts({ overview: o }: { overview: Overview }) {
   const { t } = useTranslation()
+  const say = useSaid()
   return (
     <Panel title={t('nav.alerts')} more={o.alertCount > 0 && <Link to="/alerts">{t('overview.all', { count: o.alertCount })}</Link>}>
       {o.alerts.length === 0 ? <p className="none">{t('alerts.none')}</p> : (
@@ -110,7 +112,7 @@ function Alerts({ overview: o }: { overview: Overview }) {
             <li key={a.id}>
               <SeverityLabel severity={a.severity} />
               <span>
-                <Link to={a.group ? `/groups/${a.group}` : a.host ? `/hosts/${a.host}` : '/alerts'}>{a.groupName ?? a.hostName}</Link>: {a.message}{' '}
+                <Link to={a.group ? `/groups/${a.group}` : a.host ? `/hosts/${a.host}` : '/alerts'}>{a.groupName ?? a.hostName}</Link>: {say('alert', a.kind, a.message).title}{' '}
                 <small><Ago at={a.since} /></small>
               </span>
             </li>

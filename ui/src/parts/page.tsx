@@ -7,6 +7,7 @@ import { Component, useEffect, useRef, type ComponentType, type ReactNode } from
 import { useTranslation } from 'react-i18next'
 import { Link, useLocation, useSearchParams } from 'react-router-dom'
 import { Problem } from '../api/client'
+import { useSaid } from '../words/codes'
 
 interface PageProps {
   title: string
@@ -82,13 +83,15 @@ export const Empty = ({ title, icon, children, action }: EmptyProps) => (
 /** What happened, and what to do. */
 export function ProblemAlert({ error, title, retry }: { error: unknown; title?: string; retry?: () => void }) {
   const { t } = useTranslation()
+  const say = useSaid()
   const problem = error instanceof Problem ? error : undefined
-  const message = problem?.message ?? t('problem.unreachable')
+  const what = problem ? say('problem', problem.code, sentence(problem.message)) : { title: t('problem.unreachable') }
   const hint = problem ? problem.hint : t('problem.unreachableHint')
   return (
-    <Alert variant="danger" isInline title={title ?? sentence(message)} className="problem"
+    <Alert variant="danger" isInline title={title ?? what.title} className="problem"
       actionLinks={retry && <Button variant="link" isInline onClick={retry}>{t('common.retry')}</Button>}>
-      {title && <p>{sentence(message)}</p>}
+      {title && <p>{what.title}</p>}
+      {what.detail && <p>{what.detail}</p>}
       {hint && <p>{hint}</p>}
     </Alert>
   )

@@ -12,6 +12,7 @@ import { Answer, Facts, Heading, Page, ProblemAlert, sentence } from '../../part
 import { useFormat } from '../../parts/values'
 import { alike } from '../alike'
 import { useRetentionWords, useUnable } from '../policy'
+import { useSaid } from '../../words/codes'
 import { clear, complete, empty, furthest, load, save, stepOf, steps, violations, type Draft, type Step } from './draft'
 import { BootStep, HostStep, MachinesStep, PolicyStep, TargetStep, type StepProps } from './steps'
 
@@ -117,6 +118,7 @@ function Sum({ draft: { spec }, bytes }: { draft: Draft; bytes?: number }) {
 function Findings({ checks, looking, again }: { checks: PreflightCheck[]; looking: boolean; again: () => void }) {
   const { t } = useTranslation()
   const { goToStepById } = useWizardContext()
+  const say = useSaid()
   const mend = (field: string) => {
     goToStepById(stepOf(field))
     // The page is drawn first.
@@ -129,13 +131,17 @@ function Findings({ checks, looking, again }: { checks: PreflightCheck[]; lookin
       <p role="status" className="findings-sum">
         {looking ? t('protect.looking') : of('error').length > 0 ? t('protect.errors', { count: of('error').length }) : of('warning').length > 0 ? t('protect.warnings', { count: of('warning').length }) : t('protect.ready')}
       </p>
-      {found.map((c, i) => (
-        <Alert key={i} isInline component="h3" variant={c.level === 'error' ? 'danger' : 'warning'} title={c.machine && !c.message.includes(c.machine) ? `${c.machine}: ${c.message}` : sentence(c.message)}
-          actionLinks={c.field && <Button variant="link" isInline onClick={() => mend(c.field!)}>{t('protect.mend', { step: t(`protect.step.${stepOf(c.field)}`) })}</Button>}>
-          {c.hint && <p>{c.hint}</p>}
-          {c.others.length > 0 && <p>{t('preview.alike', { machines: c.others.join(', ') })}</p>}
-        </Alert>
-      ))}
+      {found.map((c, i) => {
+        const { title, detail } = say('preflight', c.code, c.machine && !c.message.includes(c.machine) ? `${c.machine}: ${c.message}` : sentence(c.message))
+        return (
+          <Alert key={i} isInline component="h3" variant={c.level === 'error' ? 'danger' : 'warning'} title={title}
+            actionLinks={c.field && <Button variant="link" isInline onClick={() => mend(c.field!)}>{t('protect.mend', { step: t(`protect.step.${stepOf(c.field)}`) })}</Button>}>
+            {detail && <p>{detail}</p>}
+            {c.hint && <p>{c.hint}</p>}
+            {c.others.length > 0 && <p>{t('preview.alike', { machines: c.others.join(', ') })}</p>}
+          </Alert>
+        )
+      })}
       {of('ok').length > 0 && <details className="findings-good"><summary>{t('protect.good', { count: of('ok').length })}</summary><ul>{of('ok').map((c, i) => <li key={i}>{sentence(c.message)}</li>)}</ul></details>}
       <Button variant="secondary" isDisabled={looking} onClick={again}>{t('protect.again')}</Button>
     </div>
