@@ -322,4 +322,15 @@ test('every other page, in both themes, in German, and by keyboard', async ({ pa
   await expect(page.getByRole('heading', { level: 1, name: 'Alarme' })).toBeVisible()
   await expect(page.locator('html')).toHaveAttribute('lang', 'de')
   await look(page, 'alerts-german')
+
+  // What the appliance says in English comes second.
+  await page.goto('/groups')
+  await page.getByRole('link', { name: 'shop', exact: true }).click()
+  await page.getByRole('button', { name: 'Failover', exact: true }).click()
+  await expect(page.getByText('db01 wird auf berlin ausgeschaltet.')).toBeVisible()
+  await expect(page.getByText('db01 is shut down on berlin.')).toBeVisible()
+  await expect(page.getByRole('heading', { name: 'Von dieser Gruppe wurde noch nie ein Test-Failover bestanden.' })).toBeVisible()
+  await look(page, 'failover-german')
+  await page.goto('/hosts/nowhere')
+  await expect(page.getByRole('heading', { name: 'Das gibt es nicht' })).toBeVisible()
 })
