@@ -394,7 +394,7 @@ func (s Severity) Reaches(limit Severity) bool {
 // NoticeKinds are all kinds that a rule can name.
 func NoticeKinds() []string {
 	return []string{
-		AlertMismatch, AlertSplitBrain, AlertDiverged, AlertStray, AlertRPOMissed, AlertCycleFailing, AlertHostDown, AlertStorageLow,
+		AlertMismatch, AlertSplitBrain, AlertDiverged, AlertStray, AlertRPOMissed, AlertCycleFailing, AlertHostDown, AlertStorageLow, AlertCertificate,
 		NoticeJobFailed, NoticeJobEnded,
 		"mirror", "verify", "test", "end-test", "failover", "commit", "rollback", "reprotect", "failback", "fence", "drop-point", "remove",
 	}

@@ -52,16 +52,16 @@ const (
 // SeverityOf gives what a kind of alert means.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case AlertCycleFailing, AlertStorageLow:
+	case AlertCycleFailing, AlertStorageLow, AlertCertificate:
 		return SeverityWarning
 	}
 	return SeverityCritical
 }
 
-// ActiveAlert is an alert with what it is about: a group or a host.
+// ActiveAlert is an alert with what it is about: a group, a host, or with neither the appliance itself.
 type ActiveAlert struct {
 	ID        string    `json:"id" doc:"The same from its beginning to its end"`
-	Kind      string    `json:"kind" doc:"mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low"`
+	Kind      string    `json:"kind" doc:"mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate"`
 	Severity  Severity  `json:"severity" enum:"critical,warning"`
 	Since     time.Time `json:"since"`
 	Message   string    `json:"message"`

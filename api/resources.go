@@ -274,7 +274,7 @@ type Group struct {
 // Alert is something that is wrong now and needs a person. It is there while it is true; its beginning and its end are
 // events of kind alert.
 type Alert struct {
-	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,restored,rpo-missed,cycle-failing,host-down,storage-low"`
+	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,restored,rpo-missed,cycle-failing,host-down,storage-low,certificate"`
 	Since   time.Time `json:"since"`
 	Message string    `json:"message"`
 	Hint    string    `json:"hint,omitempty" doc:"What to do about it"`
@@ -301,6 +301,8 @@ const (
 	AlertHostDown = "host-down"
 	// AlertStorageLow: a storage in which replicas are is nearly full.
 	AlertStorageLow = "storage-low"
+	// AlertCertificate: the certificate of the appliance itself expires within 30 days, or has expired.
+	AlertCertificate = "certificate"
 )
 
 // Verification is the record of comparing the replicas of a group with their sources, block by block and in full.

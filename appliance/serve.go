@@ -120,7 +120,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, notifier.Close()) }()
 	engine, err := replication.New(ctx, replication.Options{
-		Store: db, Bus: bus, Connect: connector(log), Secrets: secrets, Version: version, Log: log,
+		Store: db, Bus: bus, Connect: connector(log), Secrets: secrets, Certificate: certificates.Show, Version: version, Log: log,
 		KillPoint: o.killPoint, Scripts: scripts.Dir(o.scripts),
 	})
 	if err != nil {

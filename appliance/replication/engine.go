@@ -60,6 +60,8 @@ type Options struct {
 	// Connect opens a host on behalf of owner (the appliance's identity, which drivers put on everything they make). An
 	// *api.Error may name the field of api.HostSpec that is wrong.
 	Connect func(ctx context.Context, to Login, owner string) (hypervisors.Host, error)
+	// Certificate is what the appliance proves itself with. Nil: nobody is told when it expires.
+	Certificate func() (api.Certificate, error)
 	// Secrets keeps the passwords of hosts. Nil: there can be none.
 	Secrets Secrets
 	Version string
@@ -104,6 +106,7 @@ type Engine struct {
 	doubts   map[machine][]hypervisors.ChangeID
 	// hostAlerts are the alerts of hosts, by id; healths are those of groups at the last look.
 	hostAlerts map[string][]api.Alert
+	ownAlert   *api.Alert // about the appliance itself; never changed, only replaced
 	healths    map[string]api.Health
 	chronicle  *chronicle
 	archive    archive
@@ -237,6 +240,9 @@ func (e *Engine) load() error {
 		return fmt.Errorf("load hosts: %w", err)
 	}
 	e.forgetStrayPasswords()
+	if err := e.loadOwnAlert(); err != nil {
+		return err
+	}
 	if err := e.loadHostAlerts(); err != nil {
 		return err
 	}

@@ -34,7 +34,8 @@ func (e *Engine) observe(ctx context.Context) {
 const judging = 64
 
 // Observe judges all groups: it begins and ends their alerts about missed targets and failing cycles, and tells whose
-// health has changed by the passing of time. It also keeps history. It asks no host. Run calls it every 15 seconds.
+// health has changed by the passing of time. It also looks at the appliance's own certificate, and keeps history. It asks no
+// host. Run calls it every 15 seconds.
 func (e *Engine) Observe(ctx context.Context) {
 	now := e.Clock()
 	var work errgroup.Group
@@ -60,6 +61,9 @@ func (e *Engine) Observe(ctx context.Context) {
 		})
 	}
 	_ = work.Wait() // each has logged what went wrong
+	if err := e.judgeCertificate(now); err != nil {
+		e.Log.Error("the alert about the certificate cannot be kept", "error", err)
+	}
 	e.keepHistory(ctx, now)
 }
 

@@ -80,7 +80,8 @@ func (e *Engine) ListAlerts(_ context.Context, scope api.Scope) ([]api.ActiveAle
 	return e.alerts(scope), nil
 }
 
-// alerts are those of groups in scope, and of hosts for who sees everything: the worst and then the oldest first.
+// alerts are those of groups in scope, and of hosts and the appliance for who sees everything: the worst and then the
+// oldest first.
 func (e *Engine) alerts(scope api.Scope) []api.ActiveAlert {
 	out := []api.ActiveAlert{}
 	for _, g := range e.snapshotGroups() {
@@ -98,6 +99,12 @@ func (e *Engine) alerts(scope api.Scope) []api.ActiveAlert {
 			for _, a := range all {
 				out = append(out, e.alertOfHost(p, a))
 			}
+		}
+		e.mu.Lock()
+		own := e.ownAlert
+		e.mu.Unlock()
+		if own != nil {
+			out = append(out, alertOfAppliance(*own))
 		}
 	}
 	slices.SortStableFunc(out, func(a, b api.ActiveAlert) int {

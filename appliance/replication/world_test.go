@@ -49,6 +49,7 @@ type world struct {
 	atOnce       int
 	scripts      *play
 	keepReports  int
+	certificate  func() (api.Certificate, error) // of the appliance; nil: nobody looks
 	// sleeps is asked instead of sleeping; nil: the clock moves on at once.
 	sleeps func(ctx context.Context, d time.Duration) error
 	// answers lets whoever waits for a job confirm its manual steps.
@@ -161,7 +162,7 @@ func (w *world) start() {
 	w.vault, err = vault.Open(w.keyFile(), mortal{db, w})
 	require.NoError(w.t, err)
 	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, w}, Bus: store.NewBus(db, w.clock, log),
-		Connect: w.connect, Secrets: w.vault, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, KeepReports: w.keepReports, Sleep: w.sleep,
+		Connect: w.connect, Secrets: w.vault, Certificate: w.certificate, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, KeepReports: w.keepReports, Sleep: w.sleep,
 		KillPoint: func(kind, step, phase string) {
 			if w.kill != nil {
 				w.kill(kind, step, phase)

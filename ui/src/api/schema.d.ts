@@ -1233,7 +1233,7 @@ export interface components {
             hostName?: string;
             /** @description The same from its beginning to its end */
             id: string;
-            /** @description mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low */
+            /** @description mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate */
             kind: string;
             message: string;
             /** @enum {string} */
@@ -1245,7 +1245,7 @@ export interface components {
             /** @description What to do about it */
             hint?: string;
             /** @enum {string} */
-            kind: "mismatch" | "split-brain" | "diverged" | "stray" | "restored" | "rpo-missed" | "cycle-failing" | "host-down" | "storage-low";
+            kind: "mismatch" | "split-brain" | "diverged" | "stray" | "restored" | "rpo-missed" | "cycle-failing" | "host-down" | "storage-low" | "certificate";
             message: string;
             /** Format: date-time */
             since: string;
