@@ -77,7 +77,7 @@ function HostForm({ host, spec, onChange, error, busy, submit, back, above, onSu
   const test = api.useMutation('post', '/hosts/test')
   const found = useRef<HTMLDivElement>(null)
   useEffect(() => {
-    if (!test.isPending && !test.isIdle) found.current?.scrollIntoView({ block: 'center' })
+    if (!test.isPending && !test.isIdle) found.current?.scrollIntoView({ block: 'start' })
   }, [test.isPending, test.isIdle])
   const change = (r: Reach) => {
     setReach(r)
@@ -91,8 +91,9 @@ function HostForm({ host, spec, onChange, error, busy, submit, back, above, onSu
       <ProblemForm error={test.error ?? error} onSubmit={() => { test.reset(); onSubmit() }}>
         {above}
         <TextField label={t('hosts.name')} path="name" hint={t('hosts.nameHint')} required maxLength={63} value={spec.name} onChange={name => onChange({ name })} />
-        <ReachFields reach={reach} onChange={c => change({ ...reach, ...c })} />
-        {signsIn(tried.uri) && <LoginFields host={host} spec={tried} onChange={login => { onChange(login); test.reset() }} />}
+        <ReachFields reach={reach} onChange={c => change({ ...reach, ...c })}>
+          {signsIn(tried.uri) && <LoginFields host={host} spec={tried} onChange={login => { onChange(login); test.reset() }} />}
+        </ReachFields>
         <NumberField label={t('hosts.maxJobs')} path="maxJobs" hint={t('hosts.maxJobsHint')} min={1} max={64} value={spec.maxJobs || 4} onChange={maxJobs => onChange({ maxJobs })} />
         <ActionGroup>
           <Button type="submit" isLoading={busy} isDisabled={busy || !spec.name}>{submit}</Button>
@@ -130,7 +131,8 @@ function Tested({ test, name, host }: { test: HostTest; name: string; host?: str
   )
 }
 
-function ReachFields({ reach, onChange }: { reach: Reach; onChange: (change: Partial<Reach>) => void }) {
+/** Where the host is. Who signs in there, if somebody does, comes right after. */
+function ReachFields({ reach, onChange, children }: { reach: Reach; onChange: (change: Partial<Reach>) => void; children: React.ReactNode }) {
   const { t } = useTranslation()
   const id = useId()
   return (
@@ -152,11 +154,17 @@ function ReachFields({ reach, onChange }: { reach: Reach; onChange: (change: Par
         <>
           <TextField label={t('hosts.address')} path="uri" required value={reach.address} onChange={address => onChange({ address })} placeholder="esx1.example.com" />
           <TextField label={t('hosts.thumbprint')} path="uri.thumbprint" hint={<ThumbprintHint />} value={reach.thumbprint} onChange={thumbprint => onChange({ thumbprint })} placeholder="AB:CD:…" />
+          {children}
           <TextField label={t('hosts.inVCenter')} path="uri.host" hint={t('hosts.inVCenterHint')} value={reach.host} onChange={host => onChange({ host })} />
           <TextField label={t('hosts.appliance')} path="uri.appliance" hint={t('hosts.applianceHint')} value={reach.appliance} onChange={appliance => onChange({ appliance })} />
         </>
       )}
-      {reach.way === 'other' && <TextField label={t('hosts.uri')} path="uri" required maxLength={1024} value={reach.uri} onChange={uri => onChange({ uri })} placeholder="qemu+unix:///system?socket=…" />}
+      {reach.way === 'other' && (
+        <>
+          <TextField label={t('hosts.uri')} path="uri" required maxLength={1024} value={reach.uri} onChange={uri => onChange({ uri })} placeholder="qemu+unix:///system?socket=…" />
+          {children}
+        </>
+      )}
     </>
   )
 }
