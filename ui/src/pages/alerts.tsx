@@ -8,6 +8,7 @@ import { SeverityLabel } from '../parts/labels'
 import { Answer, Empty, Page, sentence } from '../parts/page'
 import { allRows, DataTable, type Column } from '../parts/table'
 import { Age } from '../parts/values'
+import { useMe } from '../session'
 import { useSaid, type Said } from '../words/codes'
 
 export function Alerts() {
@@ -16,7 +17,7 @@ export function Alerts() {
   const alerts = api.useQuery('get', '/alerts')
   const columns: Column<ActiveAlert>[] = [
     { title: t('alerts.severity'), cell: a => <SeverityLabel severity={a.severity} />, width: 15 },
-    { title: t('alerts.about'), cell: a => (a.group ? <Link to={`/groups/${a.group}`}>{a.groupName}</Link> : <Link to={`/hosts/${a.host}`}>{a.hostName}</Link>), width: 15 },
+    { title: t('alerts.about'), cell: a => <AboutLink alert={a} />, width: 15 },
     { title: t('alerts.message'), cell: a => <Message said={say('alert', a.kind, sentence(a.message))} hint={a.hint} /> },
     { title: t('alerts.since'), cell: a => <Age since={a.since} />, width: 15 },
   ]
@@ -36,3 +37,12 @@ const Message = ({ said, hint }: { said: Said; hint: string }) => (
     {hint && <p>{hint}</p>}
   </>
 )
+
+/** To the group, the host, or what of the appliance an alert is about. */
+export function AboutLink({ alert: a }: { alert: ActiveAlert }) {
+  const { t } = useTranslation()
+  const { may } = useMe()
+  if (a.group) return <Link to={`/groups/${a.group}`}>{a.groupName}</Link>
+  if (a.host) return <Link to={`/hosts/${a.host}`}>{a.hostName}</Link>
+  return may('administrator') ? <Link to="/settings?tab=certificate">{t('alerts.appliance')}</Link> : <>{t('alerts.appliance')}</>
+}

@@ -13,6 +13,7 @@ import { Answer, Empty, Page, sentence } from '../parts/page'
 import { Ago, useFormat } from '../parts/values'
 import { useMe } from '../session'
 import { useSaid } from '../words/codes'
+import { AboutLink } from './alerts'
 import { ButtonLink, StorageBar } from './hosts'
 
 export function OverviewPage() {
@@ -112,7 +113,7 @@ function Alerts({ overview: o }: { overview: Overview }) {
             <li key={a.id}>
               <SeverityLabel severity={a.severity} />
               <span>
-                <Link to={a.group ? `/groups/${a.group}` : a.host ? `/hosts/${a.host}` : '/alerts'}>{a.groupName ?? a.hostName}</Link>: {say('alert', a.kind, a.message).title}{' '}
+                <AboutLink alert={a} />: {say('alert', a.kind, a.message).title}{' '}
                 <small><Ago at={a.since} /></small>
               </span>
             </li>

@@ -6,6 +6,7 @@ export const de: Codes = {
     diverged: 'Eine Maschine lief nach dem Failover an der Quelle', stray: 'Ein Replikat läuft ohne Auftrag',
     restored: 'Die Gruppe kam aus einer Sicherung zurück und wartet auf Sie', 'rpo-missed': 'Das RPO ist verfehlt',
     'cycle-failing': 'Zyklen schlagen wiederholt fehl', 'host-down': 'Der Host antwortet nicht', 'storage-low': 'Ein Speicher ist fast voll',
+    certificate: 'Das Zertifikat der Appliance läuft ab oder ist abgelaufen',
   },
   problem: {
     invalid: 'So geht es nicht', 'not-found': 'Das gibt es nicht', conflict: 'Das geht jetzt nicht', 'in-use': 'Das wird noch benutzt',
