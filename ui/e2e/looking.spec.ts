@@ -1,4 +1,5 @@
 // From an appliance that nobody has used yet to hosts, settings and users: the pages of looking and setting up.
+import { readFileSync } from 'node:fs'
 import { admin, expect, signIn, test } from './console'
 import { look } from './look'
 
@@ -113,10 +114,10 @@ test('an ESX host is signed in to, and its password is kept', async ({ page }) =
   await expect(field('User')).toHaveValue(esx.user)
   await expect(password).toHaveValue('')
   await field('Name').fill('esx')
+  await look(page, 'host-edit-esx')
   await tryIt.click() // with the password that is kept
   await expect(page.getByText('What it can do')).toBeVisible()
   await expect(page.locator('.host-test .pf-m-danger')).toHaveCount(0)
-  await look(page, 'host-edit-esx')
   await field('User').fill('somebody')
   await expect(page.getByText('Enter it again')).toBeVisible()
   await page.getByRole('button', { name: 'Save' }).click()
@@ -299,6 +300,40 @@ test('a disk is left out by the wizard, and taken back in the settings', async (
   await expect(page.getByRole('button', { name: 'db01 · vda on sata' })).toBeVisible()
   await page.reload()
   await expect(page.getByRole('button', { name: 'db01 · vda on sata' })).toBeVisible()
+})
+
+test('the configuration is backed up and restored, and a support bundle collected', async ({ page }) => {
+  await signIn(page)
+  await page.goto('/settings?tab=system')
+  const dialog = page.getByRole('dialog')
+  const passphrase = dialog.getByLabel('Passphrase', { exact: true })
+  const kept = async (click: () => Promise<void>, name: RegExp) => {
+    const download = page.waitForEvent('download')
+    await click()
+    expect((await download).suggestedFilename()).toMatch(name)
+    return (await download).path()
+  }
+  await page.getByRole('button', { name: 'Make a backup' }).click()
+  await passphrase.fill(admin.password)
+  await dialog.getByLabel('Repeat the passphrase').fill(admin.password)
+  await look(page, 'backup')
+  const backup = await kept(() => dialog.getByRole('button', { name: 'Make a backup' }).click(), /^understudy-[\d-]+\.backup$/)
+
+  await page.getByRole('button', { name: 'Restore a backup' }).click()
+  await dialog.locator('input[type=file]').setInputFiles(backup)
+  await passphrase.fill('nobody has chosen this')
+  const restore = dialog.getByRole('button', { name: 'Restore', exact: true })
+  await restore.click()
+  await expect(dialog.getByRole('heading', { name: /Danger/ })).toBeVisible()
+  await look(page, 'restore')
+  await passphrase.fill(admin.password)
+  await restore.click()
+  await expect(page.getByText('The backup is ready')).toBeVisible()
+  await expect(page.getByText(/2 hosts, 1 groups, 2 users/)).toBeVisible()
+
+  const bundle = await kept(() => page.getByRole('button', { name: 'Collect the bundle' }).click(), /^understudy-support-[\d-]+\.zip$/)
+  expect(readFileSync(bundle).subarray(0, 2).toString()).toBe('PK')
+  await look(page, 'restored')
 })
 
 test('every other page, in both themes, in German, and by keyboard', async ({ page }) => {
