@@ -29,6 +29,7 @@ const choosesPoint = (order: Order, planned: boolean) => order === 'test' || (or
 function Preview({ group, order }: { group: Group; order: Order }) {
   const { t } = useTranslation()
   const { may } = useMe()
+  const say = useSaid()
   const go = useNavigate()
   const [params, setParams] = useSearchParams()
   const [force, setForce] = useState(false)
@@ -87,7 +88,7 @@ function Preview({ group, order }: { group: Group; order: Order }) {
               {error ? <ProblemAlert error={error} /> : null}
               <Card className={p.irreversible ? 'give give-irreversible' : 'give'}>
                 <CardBody>
-                  <p className="give-undo"><strong>{t(p.irreversible ? 'preview.irreversible' : 'preview.reversible')}</strong> {p.undo}</p>
+                  <p className="give-undo"><strong>{t(p.irreversible ? 'preview.irreversible' : 'preview.reversible')}</strong> {say('undo', order, p.undo ?? '').title}</p>
                   <Form onSubmit={e => { e.preventDefault(); if (ready(p)) void give() }}>
                     {p.irreversible && p.allowed && (
                       <FormGroup label={t('confirm.type', { name: group.name })} fieldId={`${name}-typed`}>

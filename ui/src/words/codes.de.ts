@@ -57,4 +57,14 @@ export const de: Codes = {
     'disk-missing': '{machine} startet ohne eine Platte.', 'disk-left-out': 'Eine Platte von {machine} ist ausgelassen.',
     'nothing-to-do': 'Auf {host} läuft nichts, was nicht laufen darf.',
   },
+  undo: {
+    test: 'Beenden Sie den Test: Die Kopien verschwinden mit ihrem Netz und allem, was sie geschrieben haben.',
+    'end-test': 'Führen Sie einen neuen Test aus.',
+    failover: 'Nehmen Sie ihn zurück, solange er nicht bestätigt ist: Die Maschinen starten wieder, wo sie waren, und was die Replikate geschrieben haben, geht verloren.',
+    commit: 'Ein Failback bringt die Maschinen später heim, mit dem, was sie bis dahin schreiben.',
+    rollback: 'Was die Replikate geschrieben haben, ist weg. Der Schutz geht weiter wie vor dem Failover.',
+    reprotect: 'Ein Failback bringt die Maschinen heim.',
+    failback: 'Solange er läuft, bringt ein Abbruch die Maschinen zurück. Danach tut das ein weiterer Failover.',
+    'drop-point': 'Der Punkt lässt sich nicht zurückholen.', remove: 'Erneuter Schutz beginnt mit einer vollen Kopie.',
+  },
 }

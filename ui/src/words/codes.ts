@@ -1,7 +1,7 @@
 // What the appliance says is English. In another language the words for its code come first, where it gives one, and what
 // it says about the case is a detail.
 import { useTranslation } from 'react-i18next'
-import type { Alert, PlanChange, PlanWarning } from '../api/schema'
+import type { Alert, PlanChange, PlanOrder, PlanWarning } from '../api/schema'
 import { de } from './codes.de'
 
 export interface Codes {
@@ -11,6 +11,8 @@ export interface Codes {
   /** With {machine} and {host}. */
   change: Record<PlanChange['code'], string>
   warning: Record<PlanWarning['code'], string>
+  /** How an order can be undone, by the order. */
+  undo: Record<Exclude<PlanOrder['order'], 'fence'>, string>
 }
 
 const languages: Record<string, Codes | undefined> = { de }
