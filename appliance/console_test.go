@@ -41,7 +41,9 @@ func TestConsole(t *testing.T) {
 		<-ctx.Done()
 		return
 	}
-	browse(t, "looking.spec.ts", c.url, map[string]any{"setupToken": c.setup(), "esx": simulatedESX(t)})
+	certificate, key := certificateUntil(t, "understudy.example", time.Now().AddDate(0, 0, 10))
+	browse(t, "looking.spec.ts", c.url, map[string]any{"setupToken": c.setup(), "esx": simulatedESX(t),
+		"certificate": string(certificate), "key": string(key)})
 }
 
 // simulatedESX starts an ESX host, and says what a person fills in to connect it.

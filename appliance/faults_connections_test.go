@@ -178,11 +178,16 @@ func isUntrusted(t *testing.T, c *client.Client, message, hint string) {
 	require.Equal(t, hint, e.Hint)
 }
 
+// expiredCertificate is one that the appliance made itself.
 func expiredCertificate(t *testing.T) (certPEM, keyPEM []byte) {
+	return certificateUntil(t, "Understudy self-made", time.Now().AddDate(-1, 0, 0))
+}
+
+func certificateUntil(t *testing.T, name string, until time.Time) (certPEM, keyPEM []byte) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Understudy self-made"}, // one of the appliance's own
-		NotBefore: time.Now().AddDate(-2, 0, 0), NotAfter: time.Now().AddDate(-1, 0, 0),
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().AddDate(-2, 0, 0), NotAfter: until,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	require.NoError(t, err)

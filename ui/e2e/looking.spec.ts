@@ -6,9 +6,12 @@ import { look } from './look'
 interface Told {
   setupToken: string
   esx: { address: string; thumbprint: string; appliance: string; user: string; password: string }
+  /** For ten days only. */
+  certificate: string
+  key: string
 }
 
-const { setupToken, esx } = JSON.parse(process.env.UNDERSTUDY_WALK!) as Told
+const { setupToken, esx, certificate, key } = JSON.parse(process.env.UNDERSTUDY_WALK!) as Told
 
 test('the first administrator is made with the token', async ({ page }) => {
   await page.goto('/')
@@ -334,11 +337,31 @@ test('the configuration is backed up and restored, and a support bundle collecte
   await passphrase.fill(admin.password)
   await restore.click()
   await expect(page.getByText('The backup is ready')).toBeVisible()
-  await expect(page.getByText(/2 hosts, 1 groups, 2 users/)).toBeVisible()
+  await expect(page.getByText(/Hosts: 2, groups: 1, users: 2/)).toBeVisible()
 
   const bundle = await kept(() => page.getByRole('button', { name: 'Collect the bundle' }).click(), /^understudy-support-[\d-]+\.zip$/)
   expect(readFileSync(bundle).subarray(0, 2).toString()).toBe('PK')
   await look(page, 'restored')
+})
+
+test('a certificate that expires soon is an alert until it is replaced', async ({ page }) => {
+  await signIn(page)
+  await page.goto('/settings?tab=certificate')
+  await page.getByRole('button', { name: 'Replace the certificate' }).click()
+  const dialog = page.getByRole('dialog')
+  await dialog.getByLabel(/^Certificate/).fill(certificate)
+  await dialog.getByLabel(/^Private key/).fill(key)
+  await dialog.getByRole('button', { name: 'Replace the certificate' }).click()
+  await expect(dialog).toHaveCount(0)
+  await page.goto('/alerts')
+  await expect(page.getByText(/^The certificate of the appliance expires on/)).toBeVisible()
+  await look(page, 'alerts-certificate')
+  await page.getByRole('link', { name: 'This appliance' }).click()
+  await page.getByRole('button', { name: 'Back to a self-made one' }).click()
+  await dialog.getByRole('button', { name: 'Back to a self-made one' }).click()
+  await expect(page.getByText('made by the appliance itself')).toBeVisible()
+  await page.goto('/alerts')
+  await expect(page.getByText('Nothing needs you now')).toBeVisible()
 })
 
 test('every other page, in both themes, in German, and by keyboard', async ({ page }) => {
