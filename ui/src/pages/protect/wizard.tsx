@@ -142,7 +142,10 @@ function Findings({ checks, looking, again }: { checks: PreflightCheck[]; lookin
           </Alert>
         )
       })}
-      {of('ok').length > 0 && <details className="findings-good"><summary>{t('protect.good', { count: of('ok').length })}</summary><ul>{of('ok').map((c, i) => <li key={i}>{sentence(c.message)}</li>)}</ul></details>}
+      {of('ok').length > 0 && <details className="findings-good"><summary>{t('protect.good', { count: of('ok').length })}</summary><ul>{of('ok').map((c, i) => {
+        const { title, detail } = say('preflight', c.code, sentence(c.message))
+        return <li key={i}>{detail ? `${title}: ${detail}` : title}</li>
+      })}</ul></details>}
       <Button variant="secondary" isDisabled={looking} onClick={again}>{t('protect.again')}</Button>
     </div>
   )
