@@ -38,7 +38,7 @@ func (b *bench) waits(t *testing.T, id string) api.Job {
 }
 
 func TestJobWaitsForAPerson(t *testing.T) {
-	got := make(chan string, 1)
+	got := make(chan string) // the job goes on when its answer is read
 	b := newBench(t, newMemory(), nil, asking(got))
 	id := b.submit(t, "k", nil).ID
 	j := b.waits(t, id)
@@ -54,8 +54,8 @@ func TestJobWaitsForAPerson(t *testing.T) {
 		require.NoError(t, err)
 		require.Nil(t, j.Waiting)
 	}
-	require.Equal(t, api.JobSucceeded, b.wait(t, id).State)
 	require.Equal(t, "by Ada", <-got)
+	require.Equal(t, api.JobSucceeded, b.wait(t, id).State)
 	_, err = b.Confirm(id, api.Confirmation{Prompt: "cable"})
 	require.ErrorContains(t, err, "it has ended")
 }
