@@ -18,10 +18,6 @@ import (
 	"understudy/hypervisors/hypervisortest"
 )
 
-// killsPerOrder is how many of the hundreds of moments of an order are tried unless KILL=all asks for each; one within
-// every step and undo are tried always.
-const killsPerOrder = 5
-
 // TestKillAtEveryStep kills the appliance before and after everything that a job persists and everything that it asks
 // a host for, starts it again, and expects that the job ends as if nothing had happened. Every group has two machines,
 // so that every order is cut between them too. What there is to be visited, the code says.
@@ -62,7 +58,8 @@ func (v *visits) add(m moment) {
 // moment is where the appliance may be killed: a kill point of a job, or a call to a host while a step is at work.
 type moment struct{ kind, step, phase string }
 
-// kills picks moments to try, counted from 1.
+// kills picks moments to try, counted from 1: about killsPerOrder of the hundreds of an order, unless KILL=all asks for
+// each, and always one within every step and undo.
 func kills(met []moment) map[int]bool {
 	stride := max(1, len(met)/killsPerOrder)
 	if os.Getenv("KILL") == "all" {

@@ -1,0 +1,9 @@
+//go:build race
+
+package replication_test
+
+// What the race detector, which takes five to ten times as long, manages in its share of make test.
+const (
+	simulatedCycles = 200
+	killsPerOrder   = 1
+)

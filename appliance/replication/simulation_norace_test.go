@@ -1,5 +1,0 @@
-//go:build !race
-
-package replication_test
-
-const simulatedCycles = 10_000
