@@ -31,7 +31,7 @@ type walk struct {
 func TestConsoleLab(t *testing.T) {
 	ctx := t.Context()
 	l := startLab(t)
-	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20})
+	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20, Delay: calm})
 	require.NoError(t, err)
 	require.NoError(t, guest.WaitSeq(ctx, 50))
 	d := newDaemon(t)

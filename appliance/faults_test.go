@@ -85,7 +85,7 @@ type stage struct {
 func newStage(t *testing.T) *stage {
 	ctx := t.Context()
 	l := startLab(t)
-	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: faultGuest, Number: 1, DiskA: 84 << 20, DiskB: 32 << 20, Fill: 8 << 20})
+	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: faultGuest, Number: 1, DiskA: 84 << 20, DiskB: 32 << 20, Fill: 8 << 20, Delay: calm})
 	require.NoError(t, err)
 	s := &stage{t: t, ctx: ctx, lab: l, guest: guest}
 	// Small file systems of their own: they can be filled without the machine noticing.

@@ -17,7 +17,7 @@ import (
 func TestKilledDaemon(t *testing.T) {
 	ctx := t.Context()
 	l := startLab(t)
-	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20})
+	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20, Delay: calm})
 	require.NoError(t, err)
 	d := newDaemon(t)
 	for name, uri := range map[string]string{"source": l.Source.URI, "target": l.Target.URI} {

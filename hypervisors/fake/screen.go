@@ -33,7 +33,7 @@ func (c *conn) Screenshot(ctx context.Context, vm string) (picture.Image, error)
 }
 
 func draw(lines ...string) picture.Image {
-	const width, height = 640, 400
+	const width, height = 320, 200
 	screen := picture.NewPaletted(picture.Rect(0, 0, width, height), color.Palette{color.Black, color.White})
 	pen := font.Drawer{Dst: screen, Src: picture.White, Face: basicfont.Face7x13}
 	for i, line := range lines {
