@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/vmware/govmomi/object"
@@ -250,10 +251,10 @@ func mode(d *types.VirtualDisk) types.VirtualDiskMode {
 // is the machine's lock.
 func (l *Lab) publish(ctx *simulator.Context, m *machine) {
 	x := ctx.Map.Get(m.ref).(*simulator.VirtualMachine)
-	devices := copied(x.Config.Hardware.Device)
-	for _, dev := range devices {
+	devices := slices.Clone(x.Config.Hardware.Device)
+	for i, dev := range devices {
 		if d, ok := dev.(*types.VirtualDisk); ok && m.disks[d.Key] != nil {
-			say(d, m.disks[d.Key].image, m.disks[d.Key].history.id())
+			devices[i] = said(d, m.disks[d.Key].image, m.disks[d.Key].history.id())
 		}
 	}
 	ctx.Update(x, []types.PropertyChange{{Name: "config.hardware.device", Val: devices}})
@@ -262,25 +263,26 @@ func (l *Lab) publish(ctx *simulator.Context, m *machine) {
 		if !ok {
 			continue
 		}
-		frozen := copied(s.Config.Hardware.Device)
-		for _, dev := range frozen {
+		frozen := slices.Clone(s.Config.Hardware.Device)
+		for i, dev := range frozen {
 			if d, ok := dev.(*types.VirtualDisk); ok && snap[d.Key].image != nil {
-				say(d, snap[d.Key].image, snap[d.Key].change)
+				frozen[i] = said(d, snap[d.Key].image, snap[d.Key].change)
 			}
 		}
 		ctx.WithLock(s, func() { s.Config.Hardware.Device = frozen })
 	}
 }
 
-// say in a configuration what a disk is.
-func say(d *types.VirtualDisk, i *image, change string) {
-	b, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+// said is a disk of a configuration as it is now. The one that was given stays as it is, for somebody may be reading it.
+func said(d *types.VirtualDisk, i *image, change string) *types.VirtualDisk {
+	old, ok := d.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
 	if !ok {
-		return
+		return d
 	}
-	d.CapacityInBytes, d.CapacityInKB = i.size, i.size/1024
+	now, b := *d, *old
+	now.CapacityInBytes, now.CapacityInKB, now.Backing = i.size, i.size/1024, &b
 	b.FileName, b.Uuid, b.ChangeId, b.Parent = i.path, i.uuid, change, nil
-	for at, below := b, i.parent; below != nil; at, below = at.Parent, below.parent {
+	for at, below := &b, i.parent; below != nil; at, below = at.Parent, below.parent {
 		at.Parent = &types.VirtualDiskFlatVer2BackingInfo{
 			VirtualDeviceFileBackingInfo: types.VirtualDeviceFileBackingInfo{FileName: below.path, Datastore: b.Datastore},
 			DiskMode:                     b.DiskMode,
@@ -288,6 +290,7 @@ func say(d *types.VirtualDisk, i *image, change string) {
 			Uuid:                         below.uuid,
 		}
 	}
+	return &now
 }
 
 // copied devices share nothing with those they were copied from, so that nobody reads what is being changed.
