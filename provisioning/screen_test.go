@@ -24,7 +24,7 @@ func TestScreenshotOfAMachine(t *testing.T) {
 	require.Equal(t, data, again)
 	config, err := png.DecodeConfig(bytes.NewReader(data))
 	require.NoError(t, err)
-	require.Equal(t, 640, config.Width)
+	require.Equal(t, 320, config.Width)
 	require.NoError(t, hv.Crash(s.VM))
 	_, err = provisioning.Screenshot(t.Context(), s.Host, s.VM)
 	require.ErrorIs(t, err, hypervisors.ErrInvalid)
