@@ -107,7 +107,7 @@ const (
 
 // PreflightCheck is one thing that was looked at.
 type PreflightCheck struct {
-	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression"`
+	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, checks, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression"`
 	Level   string `json:"level" enum:"ok,warning,error"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`

@@ -97,6 +97,9 @@ func (s Stage) until(ctx context.Context, c Check) Result {
 		if err == nil {
 			return Result{Kind: c.Kind, Passed: true, Message: message, Took: time.Since(start)}
 		}
+		if errors.Is(err, hypervisors.ErrIncapable) { // nor will it be later
+			return Result{Kind: c.Kind, Message: err.Error(), Took: time.Since(start)}
+		}
 		if last == nil || ctx.Err() == nil { // that the time is over says less than what happened before
 			last = err
 		}

@@ -15,8 +15,8 @@ import (
 const site = "10.0.0.10:80"
 
 // stage starts a machine on the fake hypervisor that answers HTTP and has a guest agent.
-func stage(t *testing.T) (provisioning.Stage, *fake.Hypervisor) {
-	hv := fake.New("away", time.Now, fake.WithNetwork("lan"))
+func stage(t *testing.T, options ...fake.Option) (provisioning.Stage, *fake.Hypervisor) {
+	hv := fake.New("away", time.Now, append(options, fake.WithNetwork("lan"))...)
 	id := hv.AddVM(hypervisors.Hardware{Name: "web", GuestAgent: true, Disks: []hypervisors.Disk{{Size: 2 << 20}}, NICs: []hypervisors.NIC{{Network: "lan"}}})
 	require.NoError(t, hv.Guest(id).Install(fake.GuestConfig{Serves: map[string]string{site: "welcome"}}))
 	require.NoError(t, hv.Start(id))
@@ -54,6 +54,14 @@ func TestChecksThatFail(t *testing.T) {
 	results := s.Run(ctx, nil)
 	require.False(t, provisioning.Passed(results))
 	require.Contains(t, results[0].Message, "off")
+}
+
+// What a host cannot do is not tried until the time is over.
+func TestCheckThatTheHostCannotMake(t *testing.T) {
+	s, _ := stage(t, fake.WithCapabilities(func(c *hypervisors.Capabilities) { c.Dial = false }))
+	results := s.Run(t.Context(), []provisioning.Check{{Kind: provisioning.CheckHTTP, Address: "http://" + site + "/"}})
+	require.False(t, provisioning.Passed(results))
+	require.Contains(t, results[1].Message, "leads nobody into an isolated network")
 }
 
 func TestCheckWaitsForTheGuest(t *testing.T) {

@@ -269,7 +269,7 @@ func (s *survey) content(vm hypervisors.VM, field string, member int) {
 
 // replicas looks at the replicas that would be made.
 func (s *survey) replicas() {
-	mapping := s.networks()
+	mapping, caps := s.networks(), s.target.host.Capabilities()
 	names := map[string]string{}
 	var memory int64
 	for i, vm := range s.vms {
@@ -277,7 +277,7 @@ func (s *survey) replicas() {
 			continue
 		}
 		field, wish, name := fmt.Sprintf("machines[%d]", i), s.spec.Machines[i], vm.Hardware.Name
-		hw, err := provisioning.Replica(vm, wishes(wish), mapping, s.target.host.Capabilities().Devices, s.target.networks)
+		hw, err := provisioning.Replica(vm, wishes(wish), mapping, caps.Devices, s.target.networks)
 		if missing := mapping.Missing(vm, s.target.networks); len(missing) > 0 {
 			for _, err := range missing {
 				s.refuse("networks", "networks", name, err)
@@ -307,6 +307,10 @@ func (s *survey) replicas() {
 				"Prove it by a test failover. Linux needs the driver in its initial RAM disk, Windows among those that start at boot.")
 		}
 		s.fits(hw, field, name)
+		if connects := func(c api.Check) bool { return c.Address != "" }; caps.Isolation && !caps.Dial && slices.ContainsFunc(wish.Checks, connects) {
+			s.doubt("checks", field+".checks", name, fmt.Sprintf("%s lets nobody into an isolated network: checks that connect to %s fail in every test, and work after a failover.", s.away.Name, name),
+				"Use a check that asks the guest agent or VMware Tools.")
+		}
 		for _, nic := range vm.Hardware.NICs {
 			if _, mapped := mapping[nic.Network]; !mapped && mapping.Missing(vm, s.target.networks) == nil {
 				s.doubt("network-unmapped", "networks", name, fmt.Sprintf("Network %q of %s is not mapped: the replica is connected to the network of that name on %s.", nic.Network, name, s.away.Name), "")

@@ -73,7 +73,7 @@ func (w *world) everywhere() any {
 
 // What works but is not what somebody may think is a warning, and the group can be made all the same.
 func TestPreflightWarns(t *testing.T) {
-	w := newWorld(t, fake.WithCapabilities(func(c *hypervisors.Capabilities) { c.Compression = false }))
+	w := newWorld(t, fake.WithCapabilities(func(c *hypervisors.Capabilities) { c.Compression, c.Dial = false, false }))
 	w.home.AddVM(hypervisors.Hardware{Name: "old", CPUs: 999, Memory: 1 << 50, NICs: []hypervisors.NIC{{Network: "lan"}},
 		Disks: []hypervisors.Disk{{Size: mib, Format: "raw"}, {Size: 5 * mib}, {Size: mib, Excluded: "shared"}}})
 	require.NoError(t, w.away.SetFree("default", mib))
@@ -84,7 +84,7 @@ func TestPreflightWarns(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, p.Ready, "%+v", p.Checks)
 	require.Equal(t, int64(6*mib), p.Bytes)
-	require.Equal(t, []string{"agent", "compression", "cpus", "disk-excluded", "memory", "network-unmapped", "power", "storage-room", "tracking", "windows"}, level(p, api.LevelWarning))
+	require.Equal(t, []string{"agent", "checks", "compression", "cpus", "disk-excluded", "memory", "network-unmapped", "power", "storage-room", "tracking", "windows"}, level(p, api.LevelWarning))
 	s.Networks = []api.NetworkMap{{From: "lan", To: "lan"}}
 	p, err = w.engine.Preflight(t.Context(), s)
 	require.NoError(t, err)

@@ -2231,7 +2231,7 @@ export interface components {
             ready: boolean;
         };
         PreflightCheck: {
-            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression */
+            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, checks, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression */
             code: string;
             /** @description Of the specification, such as machines[0].vm */
             field?: string;
