@@ -11,6 +11,7 @@
 //	Isolation   networks without an uplink, for tests
 //	Guest       what a running guest tells: agent, TCP
 //	Screen      what a running machine shows
+//	Prober      which ways to the content of disks work, and how fast they are
 //
 // A driver returns one Host from its Connect; Host.(Source) and so on are present as [Capabilities] says. A method of
 // an interface that is announced never answers "not supported".
@@ -373,4 +374,27 @@ type Screen interface {
 	// Screenshot gives what the first screen of a running machine shows now, in its own size. ErrInvalid when the machine
 	// is off, ErrIncapable when it has no screen.
 	Screenshot(ctx context.Context, vm string) (image.Image, error)
+}
+
+// Prober tries the ways to the content of disks on the host as it is: what works on one may be refused, missing or slow on
+// another.
+type Prober interface {
+	// ProbePaths makes one small disk of its own in a storage (a name as in Host.Storage; empty: the host's default), writes
+	// and reads it by every way that the driver knows, and removes it, whatever happened and also when ctx ended. It takes two
+	// minutes at most and moves some hundred MiB at most, and never touches a disk of anybody else. The ways are in the order in
+	// which the driver prefers them. That one does not work is no error of the probe.
+	//
+	// Errors: ErrUnknownStorage, ErrNoSpace, and whatever else kept the disk from being made or removed.
+	ProbePaths(ctx context.Context, storage string) ([]DataPath, error)
+}
+
+// DataPath is a way to the content of disks, and what became of trying it.
+type DataPath struct {
+	Name string
+	// Read and Write are how many bytes it moves in a second, a write with its flush. 0: it is no way to do that, or failed.
+	Read, Write int64
+	// UsedToRead and UsedToWrite say that it is the one that the driver takes. Of all ways one at most is used for each.
+	UsedToRead, UsedToWrite bool
+	// Err says why it cannot be used, or not for all that it is for; nil: it works.
+	Err error
 }

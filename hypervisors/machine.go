@@ -21,6 +21,7 @@ type Capabilities struct {
 	Isolation bool // Host implements Isolation
 	Guest     bool // Host implements Guest
 	Screen    bool // Host implements Screen
+	Probe     bool // Host implements Prober
 	// Dial: Guest.Dial leads into isolated networks, where the guests of tests are.
 	Dial bool
 	// ChangeTracking: Changed can answer for at least some disks.

@@ -14,7 +14,12 @@ func (h *host) Clean(ctx context.Context, keep hypervisors.Keep) ([]string, erro
 	if err != nil {
 		return removed, err
 	}
-	more, err := h.cleanTarget(ctx, keep)
+	more, err := h.cleanProbes(ctx)
+	removed = append(removed, more...)
+	if err != nil {
+		return removed, err
+	}
+	more, err = h.cleanTarget(ctx, keep)
 	removed = append(removed, more...)
 	if err != nil {
 		return removed, err

@@ -82,4 +82,7 @@ func (h *host) read(ctx context.Context, files []diskFile) (*readers, error) {
 	return nil, &hypervisors.Error{Op: "read", Subject: files[0].file, Err: errors.Join(failed...), Hint: hintWays}
 }
 
-const hintWays = "Run the appliance as a machine of this host or cluster, with a free place on a paravirtual SCSI controller; understudy doctor says what works."
+const (
+	hintHotAdd = "Run the appliance as a machine of this host or cluster, with a free place on a paravirtual SCSI controller."
+	hintWays   = hintHotAdd + " understudy doctor HOST --data-paths says what works."
+)

@@ -101,17 +101,7 @@ func (s *state) canDraft(ctx context.Context, req hypervisors.DraftRequest) erro
 	}
 	var path object.DatastorePath
 	path.FromString(s.m.Config.Files.VmPathName)
-	stores, err := s.host.Storage(ctx)
-	if err != nil {
-		return err
-	}
-	for _, store := range stores {
-		if store.Name == path.Datastore && store.Free < req.ExpectBytes {
-			return &hypervisors.Error{Op: "use", Subject: "datastore " + store.Name, Hint: "Free space there, keep fewer points, or move the replica to a larger datastore.",
-				Err: fmt.Errorf("%w: %d bytes are free, the copy may need %d", hypervisors.ErrNoSpace, store.Free, req.ExpectBytes)}
-		}
-	}
-	return nil
+	return s.host.hasRoom(ctx, path.Datastore, req.ExpectBytes, "Free space there, keep fewer points, or move the replica to a larger datastore.")
 }
 
 // clear throws away what is above the newest snapshot: a draft that was left over, or what a run by hand has written.

@@ -14,7 +14,7 @@
 //	networks.go     networks that lead nowhere
 //	power.go, guest.go, screen.go
 //	source.go       freezing machines by snapshots; checkpoint.go is one frozen moment, changed.go what changed
-//	datapath.go     to the content of disks: hotadd.go by our own machine, https.go by the web server
+//	datapath.go     to the content of disks: hotadd.go by our own machine, https.go by the web server; paths.go tries them
 //	target.go       replicas; layout.go says which disk is which, draft.go, point.go, run.go and settle.go what happens to them
 //	privileges.go   what the role of the appliance must have
 //	clean.go        our leftovers
@@ -112,7 +112,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 
 // probe finds out what the host can do.
 func (h *host) probe(ctx context.Context) error {
-	h.caps = hypervisors.Capabilities{Source: true, Target: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true, Devices: devices}
+	h.caps = hypervisors.Capabilities{Source: true, Target: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true, Probe: true, Devices: devices}
 	h.caps.Missing = append(h.caps.Missing, "no one moment for several machines: ESX freezes each by itself, if at nearly the same time",
 		"no connections into isolated networks: ESX lends nobody a place in them; boot checks there look at VMware Tools only")
 	return h.checkRole(ctx)

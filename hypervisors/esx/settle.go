@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"understudy/hypervisors"
@@ -181,10 +182,6 @@ func (s *state) eraseMaps(ctx context.Context, ground *types.VirtualMachineSnaps
 
 // destroy a machine of ours with all its files.
 func (s *state) destroy(ctx context.Context) error {
-	dc, err := s.host.datacenter(ctx, s.vm.Reference())
-	if err != nil {
-		return err
-	}
 	for _, t := range s.chain() {
 		if id, ok := pointName(t.Name); ok {
 			if err := s.erase(ctx, id); err != nil {
@@ -192,18 +189,30 @@ func (s *state) destroy(ctx context.Context) error {
 			}
 		}
 	}
-	folder := folderOf(s.m.Config)
-	t, err := s.vm.Destroy(ctx)
+	if err := s.host.destroyMachine(ctx, s.vm, s.m); err != nil {
+		return err
+	}
+	s.replica.vm = ""
+	clear(s.points)
+	return nil
+}
+
+// destroyMachine removes a machine with its disks and its folder.
+func (h *host) destroyMachine(ctx context.Context, vm *object.VirtualMachine, m mo.VirtualMachine) error {
+	dc, err := h.datacenter(ctx, vm.Reference())
+	if err != nil {
+		return err
+	}
+	t, err := vm.Destroy(ctx)
 	if err == nil {
-		_, err = s.host.wait(ctx, "delete", "machine "+s.m.Name, t)
+		_, err = h.wait(ctx, "delete", "machine "+m.Name, t)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.host.removeFile(ctx, dc, folder); err != nil && !errors.Is(err, hypervisors.ErrNotFound) {
-		s.host.log.Warn("the folder of a replica stays", "folder", folder, "error", err)
+	folder := folderOf(m.Config)
+	if err := h.removeFile(ctx, dc, folder); err != nil && !errors.Is(err, hypervisors.ErrNotFound) {
+		h.log.Warn("the folder of a machine stays", "folder", folder, "error", err)
 	}
-	s.replica.vm = ""
-	clear(s.points)
 	return nil
 }

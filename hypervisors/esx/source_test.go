@@ -393,7 +393,7 @@ func TestWithoutAWay(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, h.Close()) })
 	vm := guest(t, l, "web")
-	isTold(t, notFrozen(t, h, l, vm), hypervisors.ErrIncapable, "the appliance is no machine of this host", "understudy doctor says what works")
+	isTold(t, notFrozen(t, h, l, vm), hypervisors.ErrIncapable, "the appliance is no machine of this host", "understudy doctor HOST --data-paths says what works")
 	h.addr.path = ""
 	require.NoError(t, freeze(t, h, "c", vm, "").Close(t.Context()), "the web server is left")
 }

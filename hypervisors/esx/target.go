@@ -234,6 +234,21 @@ func (h *host) store(ctx context.Context, name string) (string, error) {
 	return "", &hypervisors.Error{Op: "use", Subject: "storage " + name, Err: hypervisors.ErrUnknownStorage, Hint: "Choose a datastore of the host."}
 }
 
+// hasRoom refuses a datastore that has less free than is going to be written.
+func (h *host) hasRoom(ctx context.Context, store string, bytes int64, hint string) error {
+	stores, err := h.Storage(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range stores {
+		if s.Name == store && s.Free < bytes {
+			return &hypervisors.Error{Op: "use", Subject: "datastore " + store, Hint: hint,
+				Err: fmt.Errorf("%w: %d bytes are free, the copy may need %d", hypervisors.ErrNoSpace, s.Free, bytes)}
+		}
+	}
+	return nil
+}
+
 // esxHost is where machines are made.
 func (h *host) esxHost(ctx context.Context) (*object.HostSystem, error) {
 	all, err := h.hosts(ctx, "name")

@@ -59,6 +59,7 @@ func checkCapabilities(_ context.Context, env Env) error {
 	_, isolation := env.Host.(hypervisors.Isolation)
 	_, guest := env.Host.(hypervisors.Guest)
 	_, screen := env.Host.(hypervisors.Screen)
+	_, prober := env.Host.(hypervisors.Prober)
 	all := true
 	for _, part := range []struct {
 		name             string
@@ -66,7 +67,7 @@ func checkCapabilities(_ context.Context, env Env) error {
 	}{
 		{"Source", caps.Source, source}, {"Target", caps.Target, target}, {"Power", caps.Power, power},
 		{"Isolation", caps.Isolation, isolation}, {"Guest", caps.Guest, guest},
-		{"Screen", caps.Screen, screen},
+		{"Screen", caps.Screen, screen}, {"Prober", caps.Probe, prober},
 	} {
 		if part.announced && !part.there {
 			return fmt.Errorf("%s is announced but not implemented", part.name)

@@ -2,16 +2,17 @@ package hypervisortest
 
 import "understudy/hypervisors"
 
-// screened is the part that is always there: Go decides by type what a host implements, and one more that may be missing
-// would double the number of types below.
-type screened interface {
+// always are the parts that are always there: Go decides by type what a host implements, and each one more that may be
+// missing would double the number of types below.
+type always interface {
 	hypervisors.Host
 	hypervisors.Screen
+	hypervisors.Prober
 }
 
 // parts are what a wrapped host is joined from; nil: the inner host does not implement it.
 type parts struct {
-	host      screened
+	host      always
 	source    hypervisors.Source
 	target    hypervisors.Target
 	power     hypervisors.Power
@@ -23,7 +24,7 @@ type parts struct {
 // combination is a type of its own.
 func (a parts) join() hypervisors.Host {
 	type (
-		h = screened
+		h = always
 		s = hypervisors.Source
 		t = hypervisors.Target
 		p = hypervisors.Power

@@ -9,7 +9,7 @@ import (
 )
 
 // Wrap puts faults between a host and its user. What comes back implements exactly the optional interfaces that host
-// does, and Screen: without one of the host's own it is ErrIncapable, and not announced. Everything that comes from it (checkpoints, replicas, drafts, readers) is wrapped too.
+// does, and Screen and Prober: without one of the host's own it is ErrIncapable, and not announced. Everything that comes from it (checkpoints, replicas, drafts, readers) is wrapped too.
 func Wrap(host hypervisors.Host, f *Faults) hypervisors.Host {
 	life, end := context.WithCancel(context.Background())
 	h := &faultyHost{Host: host, f: f, end: end}
@@ -19,6 +19,7 @@ func Wrap(host hypervisors.Host, f *Faults) hypervisors.Host {
 	isolation, _ := host.(hypervisors.Isolation)
 	guest, _ := host.(hypervisors.Guest)
 	h.screen, _ = host.(hypervisors.Screen)
+	h.prober, _ = host.(hypervisors.Prober)
 	p := parts{host: h}
 	if source != nil {
 		p.source = &faultySource{inner: source, f: f, life: life}
@@ -41,6 +42,7 @@ func Wrap(host hypervisors.Host, f *Faults) hypervisors.Host {
 type faultyHost struct {
 	hypervisors.Host                    // for Capabilities
 	screen           hypervisors.Screen // nil: none
+	prober           hypervisors.Prober // nil: none
 	f                *Faults
 	end              context.CancelFunc
 }
@@ -79,6 +81,13 @@ func (h *faultyHost) Screenshot(ctx context.Context, vm string) (image.Image, er
 		return nil, hypervisors.ErrIncapable
 	}
 	return result(h.f, ctx, "Screen.Screenshot", vm, func() (image.Image, error) { return h.screen.Screenshot(ctx, vm) })
+}
+
+func (h *faultyHost) ProbePaths(ctx context.Context, storage string) ([]hypervisors.DataPath, error) {
+	if h.prober == nil {
+		return nil, hypervisors.ErrIncapable
+	}
+	return result(h.f, ctx, "Prober.ProbePaths", storage, func() ([]hypervisors.DataPath, error) { return h.prober.ProbePaths(ctx, storage) })
 }
 
 type faultyPower struct {

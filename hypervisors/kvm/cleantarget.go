@@ -12,13 +12,14 @@ import (
 	"understudy/hypervisors"
 )
 
-// cleanTargets removes what an earlier run left on the target's side: exports, drafts, tests that nobody wants any more,
+// cleanTargets removes what an earlier run left on the target's side: exports, disks of probes, drafts, tests that nobody wants any more,
 // their networks, and our probes in these.
 func (h *host) cleanTargets(ctx context.Context, keep hypervisors.Keep) ([]string, error) {
 	var removed []string
 	var errs []error
 	for _, clean := range []func(context.Context) ([]string, error){
 		func(ctx context.Context) ([]string, error) { return h.cleanExports(ctx, exportPrefix(h.owner)) },
+		h.cleanProbeDisks,
 		func(ctx context.Context) ([]string, error) { return h.cleanReplicas(ctx, keep) },
 		func(ctx context.Context) ([]string, error) { return h.cleanTests(ctx, keep) },
 		h.cleanProbes,

@@ -15,6 +15,7 @@
 //	checkpoint*.go  one frozen moment, read over NBD, watched so that it gives way before the guest suffers
 //	clean.go        our leftovers on the source's side
 //	target*.go …    replicas
+//	paths.go        trying the ways to the content of disks
 //
 // Everything about a moment's tracking is in QEMU's persistent dirty bitmaps, which libvirt manages as checkpoints. The
 // change id of a machine is the name of such a checkpoint.
@@ -185,6 +186,7 @@ func (h *host) probe(ctx context.Context) error {
 	if h.caps.Devices, err = h.devices(ctx); err != nil {
 		return err
 	}
+	h.caps.Probe = h.caps.Target // what serves the disk of a probe serves drafts
 	if h.place.SharesMemory() {
 		help, err := h.place.Run(ctx, nil, "qemu-storage-daemon", "--help")
 		h.lanes = err == nil && bytes.Contains(help, []byte("vhost-user-blk")) // a choice of who built QEMU

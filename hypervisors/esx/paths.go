@@ -1,0 +1,182 @@
+package esx
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"understudy/hypervisors"
+	"understudy/snapshot"
+)
+
+// tagProbe marks a machine that has the disk of a probe. It is never turned on.
+const tagProbe = "understudy.probe"
+
+// probeBytes is the size of a probe's disk; tests make it smaller.
+var probeBytes int64 = 64 << 20
+
+const (
+	// probeTime bounds each direction, wayPatience all that is done with one way.
+	probeTime, wayPatience = 8 * time.Second, 30 * time.Second
+)
+
+// ProbePaths tries each way on the disk of a machine that is made for that, as replicas are, and is never turned on.
+func (h *host) ProbePaths(ctx context.Context, storage string) (paths []hypervisors.DataPath, err error) {
+	vm, m, file, err := h.makeProbe(ctx, storage)
+	if vm != nil {
+		defer func() {
+			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+			defer cancel()
+			err = errors.Join(err, fault("remove", "machine "+m.Name, h.destroyMachine(undo, vm, m)))
+		}()
+	}
+	if err != nil {
+		return nil, tell("make", "a disk for a probe", err)
+	}
+	trial := snapshot.Trial{Bytes: probeBytes, Time: probeTime, Clock: h.clock}
+	var written int64 // what the second way reads, the first has written
+	for _, try := range []func(context.Context, snapshot.Trial, diskFile, *int64) hypervisors.DataPath{h.tryHotAdd, h.tryHTTPS} {
+		ctx, cancel := context.WithTimeout(ctx, wayPatience)
+		paths = append(paths, try(ctx, trial, file, &written))
+		cancel()
+	}
+	h.markUsed(paths)
+	return paths, context.Cause(ctx)
+}
+
+// markUsed says which of the ways [host.read] and drafts take.
+func (h *host) markUsed(paths []hypervisors.DataPath) {
+	for _, way := range h.ways() {
+		if i := slices.IndexFunc(paths, func(p hypervisors.DataPath) bool { return p.Name == way && p.Read > 0 }); i >= 0 {
+			paths[i].UsedToRead = true
+			break
+		}
+	}
+	for i := range paths {
+		paths[i].UsedToWrite = paths[i].Write > 0
+	}
+}
+
+// tryHotAdd writes the disk by our own machine, and reads it.
+func (h *host) tryHotAdd(ctx context.Context, trial snapshot.Trial, file diskFile, written *int64) (p hypervisors.DataPath) {
+	p.Name = byHotAdd
+	all, err := h.attach(ctx, []diskFile{file}, writing)
+	if err != nil {
+		p.Err = useless(byHotAdd, err, hintHotAdd)
+		return p
+	}
+	defer func() {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		defer cancel()
+		if err := h.detachAll(undo, all); err != nil {
+			p.Read, p.Write, p.Err = 0, 0, errors.Join(p.Err, err)
+		}
+	}()
+	n, rate, err := trial.Write(ctx, all[0])
+	if err != nil {
+		p.Err = fault("write to", file.file, err)
+		return p
+	}
+	*written = n
+	read, err := trial.Read(ctx, all[0], n)
+	if err != nil {
+		p.Err = fault("read", file.file, err)
+		return p
+	}
+	p.Read, p.Write = read, rate
+	return p
+}
+
+// tryHTTPS reads what HotAdd has written: where that failed, a disk that is still empty.
+func (h *host) tryHTTPS(ctx context.Context, trial snapshot.Trial, file diskFile, written *int64) (p hypervisors.DataPath) {
+	p.Name = byHTTPS
+	all, err := h.overHTTPS(ctx, []diskFile{file})
+	if err == nil {
+		defer all[0].end()
+		defer context.AfterFunc(ctx, all[0].end)()
+		p.Read, err = trial.Read(ctx, all[0], *written)
+	}
+	p.Err = useless(byHTTPS, err, "HTTPS is needed only where HotAdd does not work. It must be open from the appliance to the host, behind a vCenter also to each ESX host, and some datastores, such as vSAN, do not have it.")
+	return p
+}
+
+// useless says why a way cannot be used, and what to do where err does not say that.
+func useless(way string, err error, hint string) error {
+	if err == nil || hypervisors.Hint(err) != "" {
+		return err
+	}
+	return &hypervisors.Error{Op: "use", Subject: way, Err: err, Hint: hint}
+}
+
+// makeProbe makes a machine with one disk that is thin. With an error, too, vm is one that is to be removed, unless nil.
+func (h *host) makeProbe(ctx context.Context, storage string) (_ *object.VirtualMachine, m mo.VirtualMachine, file diskFile, err error) {
+	store, err := h.store(ctx, storage)
+	if err != nil {
+		return nil, m, file, err
+	}
+	if err := h.hasRoom(ctx, store, probeBytes, "Free space there, or name another datastore."); err != nil {
+		return nil, m, file, err
+	}
+	esx, err := h.esxHost(ctx)
+	if err != nil {
+		return nil, m, file, err
+	}
+	dc, err := h.datacenter(ctx, esx.Reference())
+	if err != nil {
+		return nil, m, file, err
+	}
+	guest, err := h.guestID(ctx, esx, "")
+	if err != nil {
+		return nil, m, file, err
+	}
+	name, id := h.ours()+"probe."+nonce(), newUUID()
+	folder := "[" + store + "] " + name
+	c := &changes{key: -100}
+	at, err := c.addDisk("scsi", "", thin(folder+"/disk.vmdk"), probeBytes, true)
+	if err != nil {
+		return nil, m, file, err
+	}
+	err = h.createMachine(ctx, esx, dc, folder, types.VirtualMachineConfigSpec{Name: name, Uuid: id, InstanceUuid: id, GuestId: guest, NumCPUs: 1, MemoryMB: 64,
+		Files: &types.VirtualMachineFileInfo{VmPathName: folder + "/" + name + ".vmx"}, DeviceChange: c.specs,
+		Annotation:  "A disk on which Understudy tries how to reach the content of disks. It is removed at once, or when Understudy connects the next time.",
+		ExtraConfig: tags(tagOwner, h.owner, tagProbe, "yes")})
+	// It may be there in spite of an error, as when ctx ended meanwhile, and must be known to be removed.
+	vm, m, unseen := h.machine(context.WithoutCancel(ctx), id)
+	if err = cmp.Or(err, unseen); err != nil {
+		return vm, m, file, err
+	}
+	file, err = fileAt(m.Config.Hardware.Device, at, probeBytes)
+	file.dc, file.flat = dc, true
+	return vm, m, file, err
+}
+
+// isProbe says that a machine was made for a probe of this appliance.
+func (h *host) isProbe(m *mo.VirtualMachine) bool {
+	return tag(m.Config, tagProbe) != "" && tag(m.Config, tagOwner) == h.owner
+}
+
+// cleanProbes removes the machines of probes that were cut off. Their disks are detached already.
+func (h *host) cleanProbes(ctx context.Context) (removed []string, err error) {
+	all, err := h.machines(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		m := &all[i]
+		if !h.isProbe(m) {
+			continue
+		}
+		if err := h.destroyMachine(ctx, object.NewVirtualMachine(h.client, m.Self), *m); err != nil {
+			return removed, fault("remove", "machine "+m.Name, err)
+		}
+		removed = append(removed, fmt.Sprintf("machine %s of a probe", m.Name))
+	}
+	return removed, nil
+}
