@@ -34,6 +34,9 @@ type Hosts interface {
 	Inventory(ctx context.Context, id string) (Inventory, error)
 	// Doctor runs the drivers' conformance checks that only read.
 	Doctor(ctx context.Context, id string) (DoctorReport, error)
+	// ProbePaths tries each way to the content of disks on a small disk that is made for that and removed again. It takes
+	// two minutes at most.
+	ProbePaths(ctx context.Context, id string, o ProbeOrder) (DataPathReport, error)
 }
 
 // Groups are what is protected.

@@ -115,6 +115,28 @@ type DoctorCheck struct {
 	Message string `json:"message,omitempty"`
 }
 
+// ProbeOrder says where the disk of a probe is made.
+type ProbeOrder struct {
+	Storage string `json:"storage,omitempty" maxLength:"256" doc:"Storage of the host; empty means its default"`
+}
+
+// DataPathReport says which ways to the content of disks work on a host, in the order in which they are preferred.
+type DataPathReport struct {
+	Host  string     `json:"host"`
+	Paths []DataPath `json:"paths"`
+}
+
+// DataPath is a way to the content of disks.
+type DataPath struct {
+	Name           string `json:"name" doc:"Such as hotadd, https, socket or ssh"`
+	ReadPerSecond  int64  `json:"readPerSecond" doc:"Bytes; 0 means that nothing is read this way"`
+	WritePerSecond int64  `json:"writePerSecond" doc:"Bytes, made durable; 0 means that nothing is written this way"`
+	UsedToRead     bool   `json:"usedToRead" doc:"Replication reads disks of this host this way"`
+	UsedToWrite    bool   `json:"usedToWrite" doc:"Replication writes replicas on this host this way"`
+	Problem        string `json:"problem,omitempty" doc:"Why it does not work"`
+	Hint           string `json:"hint,omitempty" doc:"What to do about it"`
+}
+
 // GroupSpec orders protection.
 type GroupSpec struct {
 	Name       string         `json:"name" minLength:"1" maxLength:"40" pattern:"^[a-zA-Z0-9][a-zA-Z0-9._-]*$"`

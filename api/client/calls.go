@@ -58,6 +58,11 @@ func (c *Client) Doctor(ctx context.Context, id string) (api.DoctorReport, error
 	return get[api.DoctorReport](ctx, c, path("hosts", id, "doctor"))
 }
 
+// ProbePaths implements api.Hosts.
+func (c *Client) ProbePaths(ctx context.Context, id string, o api.ProbeOrder) (api.DataPathReport, error) {
+	return post[api.DataPathReport](ctx, c, path("hosts", id, "data-paths"), o)
+}
+
 // CreateGroup implements api.Groups.
 func (c *Client) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group, error) {
 	return post[api.Group](ctx, c, path("groups"), spec)

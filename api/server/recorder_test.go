@@ -163,6 +163,10 @@ func (r *recorder) Doctor(ctx context.Context, id string) (api.DoctorReport, err
 	return answerTo[api.DoctorReport](r, "Doctor", id)
 }
 
+func (r *recorder) ProbePaths(ctx context.Context, id string, o api.ProbeOrder) (api.DataPathReport, error) {
+	return answerTo[api.DataPathReport](r, "ProbePaths", id, o)
+}
+
 func (r *recorder) CreateGroup(ctx context.Context, spec api.GroupSpec) (api.Group, error) {
 	return answerTo[api.Group](r, "CreateGroup", spec)
 }

@@ -132,6 +132,15 @@ func (s *Server) hostRoutes() {
 		func(ctx context.Context, in *OfHost) (*body[api.DoctorReport], error) {
 			return answer(s.svc.Doctor(ctx, in.ID))
 		})
+	type probe struct {
+		OfHost
+		Body api.ProbeOrder
+	}
+	register(s, administrator.on(hosts), http.MethodPost, "/hosts/{id}/data-paths", "probe-paths",
+		"Try each way to the content of disks on a small disk that is made and removed", http.StatusOK,
+		func(ctx context.Context, in *probe) (*body[api.DataPathReport], error) {
+			return answer(s.svc.ProbePaths(ctx, in.ID, in.Body))
+		})
 }
 
 // IfMatch names the revision that an edit is based on.

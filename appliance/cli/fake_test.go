@@ -154,6 +154,20 @@ func (f *appliance) Inventory(_ context.Context, id string) (api.Inventory, erro
 	}, f.check(id)
 }
 
+func (f *appliance) ProbePaths(_ context.Context, id string, o api.ProbeOrder) (api.DataPathReport, error) {
+	f.note("probe %s %+v", id, o)
+	report := api.DataPathReport{Host: id, Paths: []api.DataPath{{Name: "socket", ReadPerSecond: 900 << 20, WritePerSecond: 700 << 20, UsedToRead: true, UsedToWrite: true}}}
+	switch id {
+	case "esx1":
+		report.Paths = []api.DataPath{{Name: "hotadd", ReadPerSecond: 400 << 20, WritePerSecond: 300 << 20, UsedToRead: true, UsedToWrite: true},
+			{Name: "https", Problem: "use https: in use: the host says that the file is in use"}}
+	case "sick":
+		report.Paths = []api.DataPath{{Name: "hotadd", Problem: "use hotadd: host lacks a capability: the appliance is no machine of this host", Hint: "Run the appliance as a machine of this host."},
+			{Name: "https", ReadPerSecond: 30 << 20, UsedToRead: true}}
+	}
+	return report, f.check(id)
+}
+
 func (f *appliance) Doctor(_ context.Context, id string) (api.DoctorReport, error) {
 	report := api.DoctorReport{Host: id, Checks: []api.DoctorCheck{{Name: "inventory", Result: "passed"}, {Name: "quiesce", Result: "skipped", Message: "no agent"}}}
 	if id == "sick" {

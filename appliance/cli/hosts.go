@@ -192,7 +192,15 @@ func writeInventory(w io.Writer, inv api.Inventory) {
 }
 
 func (a *app) doctor(use string) *cobra.Command {
-	return a.command(use, "Check what works on a host, reading only", 1, func(ctx context.Context, c *client.Client, args []string) error {
+	var probe bool
+	var o api.ProbeOrder
+	cmd := a.command(use, "Check what works on a host, reading only", 1, func(ctx context.Context, c *client.Client, args []string) error {
+		switch {
+		case probe:
+			return a.probePaths(ctx, c, args[0], o)
+		case o.Storage != "":
+			return wrong("--storage says where --data-paths makes its disk")
+		}
 		report, err := c.Doctor(ctx, args[0])
 		if err != nil {
 			return err
@@ -211,4 +219,62 @@ func (a *app) doctor(use string) *cobra.Command {
 		}
 		return nil
 	})
+	cmd.Long = "Check what works on a host, reading only.\n\nWith --data-paths, try instead each way to the content of disks, and tell how fast it is: " +
+		"for that a small disk is made in a storage of the host, written, read and removed. No disk of anybody else is touched."
+	cmd.Flags().BoolVar(&probe, "data-paths", false, "try each way to the content of disks, on a small disk that is made and removed")
+	cmd.Flags().StringVar(&o.Storage, "storage", "", "storage for that disk; without it, the host's default")
+	return cmd
+}
+
+// probePaths fails when nothing can be read, or nothing be written.
+func (a *app) probePaths(ctx context.Context, c *client.Client, host string, o api.ProbeOrder) error {
+	report, err := c.ProbePaths(ctx, host, o)
+	if err != nil {
+		return err
+	}
+	if err := a.show(report, func(w io.Writer) {
+		t := newTable(w, "WAY", "READ", "WRITE", "USED", "RESULT")
+		for _, p := range report.Paths {
+			t.row(p.Name, speed(p.ReadPerSecond), speed(p.WritePerSecond), orDash(pathUse(p)), pathResult(p))
+		}
+		t.flush()
+	}); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(report.Paths, func(p api.DataPath) bool { return p.UsedToRead }) {
+		return fmt.Errorf("host %s: reading disks %w", host, errFailed)
+	}
+	if !slices.ContainsFunc(report.Paths, func(p api.DataPath) bool { return p.UsedToWrite }) {
+		return fmt.Errorf("host %s: writing disks %w", host, errFailed)
+	}
+	return nil
+}
+
+// speed of bytes in a second.
+func speed(n int64) string {
+	if n == 0 {
+		return "-"
+	}
+	return size(n) + "/s"
+}
+
+func pathUse(p api.DataPath) string {
+	var uses []string
+	if p.UsedToRead {
+		uses = append(uses, "read")
+	}
+	if p.UsedToWrite {
+		uses = append(uses, "write")
+	}
+	return strings.Join(uses, ", ")
+}
+
+func pathResult(p api.DataPath) string {
+	switch {
+	case p.Problem == "":
+		return "works"
+	case p.Hint == "":
+		return p.Problem
+	}
+	return p.Problem + " (" + p.Hint + ")"
 }

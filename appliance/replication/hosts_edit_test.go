@@ -7,6 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"understudy/api"
+	"understudy/hypervisors"
+	"understudy/hypervisors/hypervisortest"
 )
 
 // A host is tried before it is added: nothing is kept and nothing is left.
@@ -128,4 +130,23 @@ func TestUpdateHostBesideWork(t *testing.T) {
 	<-done
 	w.engine.Guard(t.Context())
 	require.Equal(t, 1, w.connections("fake:away")+w.connections("fake:away?again"))
+}
+
+// A probe leaves nothing, and says what kept it from being made.
+func TestProbePaths(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	got, err := w.engine.ProbePaths(ctx, "home", api.ProbeOrder{})
+	require.NoError(t, err)
+	require.Equal(t, "home", got.Host)
+	require.Len(t, got.Paths, 1)
+	require.True(t, got.Paths[0].UsedToRead && got.Paths[0].UsedToWrite)
+	require.Empty(t, w.home.Leftovers())
+	_, err = w.engine.ProbePaths(ctx, "home", api.ProbeOrder{Storage: "moon"})
+	w.refused(err, api.CodeInvalid)
+	_, err = w.engine.ProbePaths(ctx, "nowhere", api.ProbeOrder{})
+	w.refused(err, api.CodeNotFound)
+	w.faults["home"].Queue("Prober.ProbePaths", hypervisortest.Before, hypervisortest.Fail(hypervisors.ErrUnreachable))
+	_, err = w.engine.ProbePaths(ctx, "home", api.ProbeOrder{})
+	w.refused(err, api.CodeHost)
 }

@@ -492,6 +492,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/hosts/{id}/data-paths": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Try each way to the content of disks on a small disk that is made and removed */
+        post: operations["probe-paths"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/hosts/{id}/doctor": {
         parameters: {
             query?: never;
@@ -1448,6 +1465,32 @@ export interface components {
             /** Format: password */
             password: string;
         };
+        DataPath: {
+            /** @description What to do about it */
+            hint?: string;
+            /** @description Such as hotadd, https, socket or ssh */
+            name: string;
+            /** @description Why it does not work */
+            problem?: string;
+            /**
+             * Format: int64
+             * @description Bytes; 0 means that nothing is read this way
+             */
+            readPerSecond: number;
+            /** @description Replication reads disks of this host this way */
+            usedToRead: boolean;
+            /** @description Replication writes replicas on this host this way */
+            usedToWrite: boolean;
+            /**
+             * Format: int64
+             * @description Bytes, made durable; 0 means that nothing is written this way
+             */
+            writePerSecond: number;
+        };
+        DataPathReport: {
+            host: string;
+            paths: components["schemas"]["DataPath"][] | null;
+        };
         Delivery: {
             /**
              * Format: int64
@@ -2241,6 +2284,10 @@ export interface components {
             machine?: string;
             message: string;
         };
+        ProbeOrder: {
+            /** @description Storage of the host; empty means its default */
+            storage?: string;
+        };
         Problem: {
             /**
              * @description What happened, for programs
@@ -2940,6 +2987,8 @@ export type Check = components['schemas']['Check'];
 export type CheckResult = components['schemas']['CheckResult'];
 export type Confirmation = components['schemas']['Confirmation'];
 export type Credentials = components['schemas']['Credentials'];
+export type DataPath = components['schemas']['DataPath'];
+export type DataPathReport = components['schemas']['DataPathReport'];
 export type Delivery = components['schemas']['Delivery'];
 export type Disk = components['schemas']['Disk'];
 export type DoctorCheck = components['schemas']['DoctorCheck'];
@@ -2990,6 +3039,7 @@ export type PointMachine = components['schemas']['PointMachine'];
 export type Policy = components['schemas']['Policy'];
 export type Preflight = components['schemas']['Preflight'];
 export type PreflightCheck = components['schemas']['PreflightCheck'];
+export type ProbeOrder = components['schemas']['ProbeOrder'];
 export type Problem = components['schemas']['Problem'];
 export type Progress = components['schemas']['Progress'];
 export type ProtectedMachine = components['schemas']['ProtectedMachine'];
@@ -4241,6 +4291,42 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    "probe-paths": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Id or name of the host */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ProbeOrder"];
+            };
+        };
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DataPathReport"];
+                };
             };
             /** @description Error */
             default: {
