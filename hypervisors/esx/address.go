@@ -23,10 +23,11 @@ type address struct {
 	host       string // of a vCenter
 	path       string // to the content of disks; empty: the best
 	appliance  string // UUID of the machine that we run in; empty: what its firmware says
+	vddk       string // folder of VMware's library; empty: it is not there
 	devices    string // folder in which disks of that machine appear, as udev names them
 }
 
-var parameters = []string{"thumbprint", "ca", "host", "path", "appliance", "devices"}
+var parameters = []string{"thumbprint", "ca", "host", "path", "vddk", "appliance", "devices"}
 
 const addressHint = "Use esx://HOST/?thumbprint=SHA-256 or esx://HOST/?ca=FILE."
 
@@ -59,7 +60,7 @@ func parseAddress(uri string) (address, error) {
 			return fail(hypervisors.ErrInvalid, "%q is there twice", name)
 		}
 	}
-	a := address{ca: q.Get("ca"), host: q.Get("host"), path: q.Get("path"), appliance: q.Get("appliance"),
+	a := address{ca: q.Get("ca"), host: q.Get("host"), path: q.Get("path"), vddk: q.Get("vddk"), appliance: q.Get("appliance"),
 		devices: cmp.Or(q.Get("devices"), defaultDevices)}
 	port := u.Port()
 	if port == "" {
@@ -73,8 +74,12 @@ func parseAddress(uri string) (address, error) {
 		}
 	}
 	switch {
-	case a.path != "" && a.path != byHotAdd && a.path != byHTTPS:
-		return fail(hypervisors.ErrInvalid, "path=%q is neither %s nor %s", a.path, byHotAdd, byHTTPS)
+	case a.path != "" && a.path != byHotAdd && a.path != byVDDK && a.path != byHTTPS:
+		return fail(hypervisors.ErrInvalid, "path=%q is none of %s, %s and %s", a.path, byHotAdd, byVDDK, byHTTPS)
+	case a.path == byVDDK && a.vddk == "":
+		return fail(hypervisors.ErrInvalid, "path=%s needs vddk=FOLDER, the folder of VMware's library", byVDDK)
+	case a.vddk != "" && !filepath.IsAbs(a.vddk):
+		return fail(hypervisors.ErrInvalid, "vddk=%q is not an absolute path", a.vddk)
 	case a.thumbprint != nil && a.ca != "":
 		return fail(hypervisors.ErrInvalid, "give a thumbprint or a ca, not both")
 	case a.ca != "" && !filepath.IsAbs(a.ca):

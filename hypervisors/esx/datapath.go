@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"understudy/hypervisors"
 )
@@ -16,6 +17,8 @@ const (
 	// byHotAdd attaches the disk to the appliance's own machine, which must be on the same host or cluster. It is the
 	// quickest, and the only one that writes.
 	byHotAdd = "hotadd"
+	// byVDDK reads through VMware's own library, where the user has supplied it.
+	byVDDK = "vddk"
 	// byHTTPS asks the host's web server for ranges of the disk's file. It needs nothing, and is slow.
 	byHTTPS = "https"
 )
@@ -27,12 +30,18 @@ type diskFile struct {
 	size int64
 	dc   *object.Datacenter
 	flat bool // its content is one file of its own, with nothing below
+	// vm that has the disk, and the snapshot by which it is frozen, nil: none.
+	vm       types.ManagedObjectReference
+	snapshot *types.ManagedObjectReference
 }
 
 // ways to read, the best first.
 func (h *host) ways() []string {
 	if h.addr.path != "" {
 		return []string{h.addr.path}
+	}
+	if h.addr.vddk != "" {
+		return []string{byHotAdd, byVDDK, byHTTPS}
 	}
 	return []string{byHotAdd, byHTTPS}
 }
@@ -42,13 +51,13 @@ type readers struct {
 	host     *host
 	each     []io.ReaderAt
 	attached []*attached
-	web      []*webFile
+	ends     []func() // of those that are not attached
 }
 
 // close gives back what was taken for reading. It can be called again after an error.
 func (r *readers) close(ctx context.Context) error {
-	for _, w := range r.web {
-		w.end()
+	for _, end := range r.ends {
+		end()
 	}
 	return r.host.detachAll(ctx, r.attached)
 }
@@ -57,19 +66,7 @@ func (r *readers) close(ctx context.Context) error {
 func (h *host) read(ctx context.Context, files []diskFile) (*readers, error) {
 	var failed []error
 	for _, way := range h.ways() {
-		r := &readers{host: h}
-		var err error
-		if way == byHotAdd {
-			r.attached, err = h.attach(ctx, files, reading)
-			for _, a := range r.attached {
-				r.each = append(r.each, a)
-			}
-		} else {
-			r.web, err = h.overHTTPS(ctx, files)
-			for _, w := range r.web {
-				r.each = append(r.each, w)
-			}
-		}
+		r, err := h.readBy(ctx, way, files)
 		if err == nil {
 			h.log.Debug("disks opened", "first", files[0].file, "disks", len(files), "way", way)
 			return r, nil
@@ -80,6 +77,35 @@ func (h *host) read(ctx context.Context, files []diskFile) (*readers, error) {
 		failed = append(failed, fmt.Errorf("%s: %w", way, err))
 	}
 	return nil, &hypervisors.Error{Op: "read", Subject: files[0].file, Err: errors.Join(failed...), Hint: hintWays}
+}
+
+// readBy opens disks by one way.
+func (h *host) readBy(ctx context.Context, way string, files []diskFile) (_ *readers, err error) {
+	r := &readers{host: h}
+	if way == byHotAdd {
+		r.attached, err = h.attach(ctx, files, reading)
+		for _, a := range r.attached {
+			r.each = append(r.each, a)
+		}
+		return r, err
+	}
+	for _, f := range files {
+		var one io.ReaderAt
+		var end func()
+		if way == byVDDK {
+			one, end, err = h.vddkFile(ctx, f)
+		} else {
+			one, end, err = h.webFile(ctx, f)
+		}
+		if err != nil {
+			for _, end := range r.ends {
+				end()
+			}
+			return nil, err
+		}
+		r.each, r.ends = append(r.each, one), append(r.ends, end)
+	}
+	return r, nil
 }
 
 const (

@@ -14,7 +14,8 @@
 //	networks.go     networks that lead nowhere
 //	power.go, guest.go, screen.go
 //	source.go       freezing machines by snapshots; checkpoint.go is one frozen moment, changed.go what changed
-//	datapath.go     to the content of disks: hotadd.go by our own machine, https.go by the web server; paths.go tries them
+//	datapath.go     to the content of disks: hotadd.go by our own machine, vddk.go by
+//	                VMware's library, https.go by the web server; paths.go tries them
 //	target.go       replicas; layout.go says which disk is which, draft.go, point.go, run.go and settle.go what happens to them
 //	privileges.go   what the role of the appliance must have
 //	clean.go        our leftovers
@@ -32,6 +33,7 @@ import (
 
 	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"understudy/hypervisors"
 )
@@ -54,6 +56,7 @@ type host struct {
 	owner  string
 	log    *slog.Logger
 	clock  func() time.Time
+	login  types.Login // for what signs in by itself
 	client *vim25.Client
 	caps   hypervisors.Capabilities
 	end    func() // of the session
@@ -68,11 +71,12 @@ var ownerPattern = regexp.MustCompile(`^[a-z0-9]{8}$`)
 
 // Connect opens the host at the address
 //
-//	esx://HOST[:PORT]/[?thumbprint=SHA-256 | ?ca=FILE][&host=NAME][&path=hotadd|https][&appliance=UUID][&devices=FOLDER]
+//	esx://HOST[:PORT]/[?thumbprint=SHA-256 | ?ca=FILE][&host=NAME][&path=hotadd|vddk|https][&vddk=FOLDER][&appliance=UUID][&devices=FOLDER]
 //
 // where the thumbprint pins the certificate, ca=FILE names who must have issued it, and without both the issuers count
 // that this machine trusts. Behind a vCenter, host names the ESX host that replicas and their networks are made on; it
-// may be left out where there is one only. path forces the way to the content of disks. appliance is the UUID of the
+// may be left out where there is one only. path forces the way to the content of disks. vddk is where the user
+// has put VMware's library for it, which is not ours to give. appliance is the UUID of the
 // machine that the appliance runs in, where its firmware does not say it, and devices the folder in which disks of that
 // machine appear, where that is not udev's /dev/disk/by-id.
 //
@@ -94,7 +98,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{addr: addr, owner: o.Owner, log: o.Log, clock: o.Clock}
+	h := &host{addr: addr, owner: o.Owner, log: o.Log, clock: o.Clock, login: types.Login{UserName: o.User, Password: o.Password}}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

@@ -20,38 +20,23 @@ type webFile struct {
 	i    diskFile
 	path object.DatastorePath
 	ctx  context.Context //nolint:containedctx // io.ReaderAt knows none; it ends with close
-	end  context.CancelFunc
 }
 
-// overHTTPS opens disks by the host's web server, after one byte of each has shown that it gives ranges.
-func (h *host) overHTTPS(ctx context.Context, files []diskFile) (all []*webFile, err error) {
-	for _, f := range files {
-		w, err := h.webFile(ctx, f)
-		if err != nil {
-			for _, w := range all {
-				w.end()
-			}
-			return nil, err
-		}
-		all = append(all, w)
-	}
-	return all, nil
-}
-
-func (h *host) webFile(ctx context.Context, i diskFile) (*webFile, error) {
+// webFile opens a disk by the host's web server, after one byte has shown that it gives ranges. end may be called twice.
+func (h *host) webFile(ctx context.Context, i diskFile) (_ *webFile, end func(), err error) {
 	if !i.flat {
-		return nil, fmt.Errorf("%w: the disk stands on others, and its files tell only what differs", hypervisors.ErrIncapable)
+		return nil, nil, fmt.Errorf("%w: the disk stands on others, and its files tell only what differs", hypervisors.ErrIncapable)
 	}
 	w := &webFile{host: h, i: i}
 	if !w.path.FromString(strings.TrimSuffix(i.file, ".vmdk") + "-flat.vmdk") {
-		return nil, fmt.Errorf("%w: %q is no file of a datastore", hypervisors.ErrInvalid, i.file)
+		return nil, nil, fmt.Errorf("%w: %q is no file of a datastore", hypervisors.ErrInvalid, i.file)
 	}
-	w.ctx, w.end = context.WithCancel(context.WithoutCancel(ctx))
+	w.ctx, end = context.WithCancel(context.WithoutCancel(ctx))
 	if _, err := w.get(ctx, make([]byte, 1), 0); err != nil {
-		w.end()
-		return nil, err
+		end()
+		return nil, nil, err
 	}
-	return w, nil
+	return w, end, nil
 }
 
 // ReadAt implements io.ReaderAt.

@@ -41,12 +41,22 @@ func (h *host) ProbePaths(ctx context.Context, storage string) (paths []hypervis
 		return nil, tell("make", "a disk for a probe", err)
 	}
 	trial := snapshot.Trial{Bytes: probeBytes, Time: probeTime, Clock: h.clock}
-	var written int64 // what the second way reads, the first has written
-	for _, try := range []func(context.Context, snapshot.Trial, diskFile, *int64) hypervisors.DataPath{h.tryHotAdd, h.tryHTTPS} {
+	var written int64 // what the others read, HotAdd has written
+	try := func(way string) (p hypervisors.DataPath) {
 		ctx, cancel := context.WithTimeout(ctx, wayPatience)
-		paths = append(paths, try(ctx, trial, file, &written))
-		cancel()
+		defer cancel()
+		if way == byHotAdd {
+			p, written = h.tryHotAdd(ctx, trial, file)
+		} else {
+			p = h.tryReading(ctx, way, trial, file, written)
+		}
+		return p
 	}
+	paths = append(paths, try(byHotAdd))
+	if h.addr.vddk != "" {
+		paths = append(paths, try(byVDDK))
+	}
+	paths = append(paths, try(byHTTPS))
 	h.markUsed(paths)
 	return paths, context.Cause(ctx)
 }
@@ -65,12 +75,12 @@ func (h *host) markUsed(paths []hypervisors.DataPath) {
 }
 
 // tryHotAdd writes the disk by our own machine, and reads it.
-func (h *host) tryHotAdd(ctx context.Context, trial snapshot.Trial, file diskFile, written *int64) (p hypervisors.DataPath) {
+func (h *host) tryHotAdd(ctx context.Context, trial snapshot.Trial, file diskFile) (p hypervisors.DataPath, written int64) {
 	p.Name = byHotAdd
 	all, err := h.attach(ctx, []diskFile{file}, writing)
 	if err != nil {
-		p.Err = useless(byHotAdd, err, hintHotAdd)
-		return p
+		p.Err = useless(byHotAdd, err, hints[byHotAdd])
+		return p, 0
 	}
 	defer func() {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
@@ -79,32 +89,38 @@ func (h *host) tryHotAdd(ctx context.Context, trial snapshot.Trial, file diskFil
 			p.Read, p.Write, p.Err = 0, 0, errors.Join(p.Err, err)
 		}
 	}()
-	n, rate, err := trial.Write(ctx, all[0])
+	written, write, err := trial.Write(ctx, all[0])
 	if err != nil {
 		p.Err = fault("write to", file.file, err)
-		return p
+		return p, 0
 	}
-	*written = n
-	read, err := trial.Read(ctx, all[0], n)
+	read, err := trial.Read(ctx, all[0], written)
 	if err != nil {
 		p.Err = fault("read", file.file, err)
-		return p
+		return p, written
 	}
-	p.Read, p.Write = read, rate
+	p.Read, p.Write = read, write
+	return p, written
+}
+
+// tryReading reads what HotAdd has written: where that failed, a disk that is still empty.
+func (h *host) tryReading(ctx context.Context, way string, trial snapshot.Trial, file diskFile, written int64) (p hypervisors.DataPath) {
+	p.Name = way
+	r, err := h.readBy(ctx, way, []diskFile{file})
+	if err == nil {
+		defer r.ends[0]()
+		defer context.AfterFunc(ctx, r.ends[0])()
+		p.Read, err = trial.Read(ctx, r.each[0], written)
+	}
+	p.Err = useless(way, fault("read", file.file, err), hints[way])
 	return p
 }
 
-// tryHTTPS reads what HotAdd has written: where that failed, a disk that is still empty.
-func (h *host) tryHTTPS(ctx context.Context, trial snapshot.Trial, file diskFile, written *int64) (p hypervisors.DataPath) {
-	p.Name = byHTTPS
-	all, err := h.overHTTPS(ctx, []diskFile{file})
-	if err == nil {
-		defer all[0].end()
-		defer context.AfterFunc(ctx, all[0].end)()
-		p.Read, err = trial.Read(ctx, all[0], *written)
-	}
-	p.Err = useless(byHTTPS, err, "HTTPS is needed only where HotAdd does not work. It must be open from the appliance to the host, behind a vCenter also to each ESX host, and some datastores, such as vSAN, do not have it.")
-	return p
+// hints say what each way needs.
+var hints = map[string]string{
+	byHotAdd: hintHotAdd,
+	byVDDK:   "VDDK is needed only where HotAdd does not work. Its folder must hold VMware's library for this machine, and nbdkit must have its plugin for it, or the folder nbdkit-vddk-plugin.so.",
+	byHTTPS:  "HTTPS is needed only where HotAdd does not work. It must be open from the appliance to the host, behind a vCenter also to each ESX host, and some datastores, such as vSAN, do not have it.",
 }
 
 // useless says why a way cannot be used, and what to do where err does not say that.
@@ -153,7 +169,7 @@ func (h *host) makeProbe(ctx context.Context, storage string) (_ *object.Virtual
 		return vm, m, file, err
 	}
 	file, err = fileAt(m.Config.Hardware.Device, at, probeBytes)
-	file.dc, file.flat = dc, true
+	file.dc, file.flat, file.vm = dc, true, vm.Reference()
 	return vm, m, file, err
 }
 

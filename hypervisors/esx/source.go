@@ -248,7 +248,8 @@ func (cp *checkpoint) open(ctx context.Context, f *frozenMachine) error {
 			continue
 		}
 		frozen := &frozenDisk{cp: cp, machine: f, id: shown.ID, key: disk.Key, change: changeOf(disk),
-			image: diskFile{file: shown.Path, uuid: diskUUID(disk), size: shown.Size, dc: dc, flat: isFlat(disk)}}
+			image: diskFile{file: shown.Path, uuid: diskUUID(disk), size: shown.Size, dc: dc, flat: isFlat(disk),
+				vm: f.vm.Reference(), snapshot: f.snapshot}}
 		disks, files = append(disks, frozen), append(files, frozen.image)
 		if frozen.change != "" {
 			id[frozen.id] = diskChange{frozen.change, disk.Key, frozen.image.uuid, frozen.image.size}
