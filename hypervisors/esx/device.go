@@ -45,7 +45,7 @@ func (h *host) openDevice(ctx context.Context, i diskFile, write bool) (*device,
 			return d, err
 		}
 		if pause(patience, devicePause) != nil {
-			if ctx.Err() != nil {
+			if errors.Is(ctx.Err(), context.Canceled) {
 				return nil, context.Cause(ctx)
 			}
 			return nil, &hypervisors.Error{Op: "find", Subject: "disk " + i.file, Err: fmt.Errorf("%w: %s does not appear", hypervisors.ErrTimeout, path),

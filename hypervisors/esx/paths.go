@@ -19,13 +19,14 @@ import (
 // tagProbe marks a machine that has the disk of a probe. It is never turned on.
 const tagProbe = "understudy.probe"
 
-// probeBytes is the size of a probe's disk; tests make it smaller.
-var probeBytes int64 = 64 << 20
-
-const (
-	// probeTime bounds each direction, wayPatience all that is done with one way.
-	probeTime, wayPatience = 8 * time.Second, 30 * time.Second
+// probeBytes is the size of a probe's disk, wayPatience bounds all that is done with one way; tests make them smaller.
+var (
+	probeBytes  int64 = 64 << 20
+	wayPatience       = 30 * time.Second
 )
+
+// probeTime bounds each direction.
+const probeTime = 8 * time.Second
 
 // ProbePaths tries each way on the disk of a machine that is made for that, as replicas are, and is never turned on.
 func (h *host) ProbePaths(ctx context.Context, storage string) (paths []hypervisors.DataPath, err error) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/vim25/types"
@@ -140,6 +141,21 @@ func TestProbeOfWaysThatFail(t *testing.T) {
 	} else {
 		require.ErrorIs(t, err, hypervisors.ErrNoSpace)
 	}
+	nothingLeft(t, l, h)
+}
+
+// What is most likely to be missing at first: the disk is attached, and the appliance's system does not show it.
+func TestProbeOfDiskThatDoesNotAppear(t *testing.T) {
+	l := startLab(t, lab.Options{})
+	guest(t, l, "web")
+	h := open(t, l)
+	h.addr.devices = t.TempDir()
+	usual := wayPatience
+	wayPatience = 2 * time.Second
+	t.Cleanup(func() { wayPatience = usual })
+	paths, err := h.ProbePaths(t.Context(), "")
+	require.NoError(t, err)
+	isTold(t, byName(paths)[byHotAdd].Err, hypervisors.ErrTimeout, "does not appear", "Set disk.EnableUUID to TRUE")
 	nothingLeft(t, l, h)
 }
 
