@@ -75,33 +75,38 @@ func (h *host) markUsed(paths []hypervisors.DataPath) {
 	}
 }
 
-// tryHotAdd writes the disk by our own machine, and reads it.
+// tryHotAdd writes the disk by our own machine as drafts do, and reads it as the disks of sources are read.
 func (h *host) tryHotAdd(ctx context.Context, trial snapshot.Trial, file diskFile) (p hypervisors.DataPath, written int64) {
 	p.Name = byHotAdd
-	all, err := h.attach(ctx, []diskFile{file}, writing)
+	var read, write int64
+	err := h.whileAttached(ctx, file, writing, func(a *attached) (err error) {
+		written, write, err = trial.Write(ctx, a)
+		return fault("write to", file.file, err)
+	})
+	if err == nil {
+		err = h.whileAttached(ctx, file, reading, func(a *attached) (err error) {
+			read, err = trial.Read(ctx, a, written)
+			return fault("read", file.file, err)
+		})
+	}
 	if err != nil {
 		p.Err = useless(byHotAdd, err, hints[byHotAdd])
-		return p, 0
-	}
-	defer func() {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
-		defer cancel()
-		if err := h.detachAll(undo, all); err != nil {
-			p.Read, p.Write, p.Err = 0, 0, errors.Join(p.Err, err)
-		}
-	}()
-	written, write, err := trial.Write(ctx, all[0])
-	if err != nil {
-		p.Err = fault("write to", file.file, err)
-		return p, 0
-	}
-	read, err := trial.Read(ctx, all[0], written)
-	if err != nil {
-		p.Err = fault("read", file.file, err)
 		return p, written
 	}
 	p.Read, p.Write = read, write
 	return p, written
+}
+
+// whileAttached detaches the disk again, whatever becomes of do.
+func (h *host) whileAttached(ctx context.Context, file diskFile, m mode, do func(*attached) error) error {
+	all, err := h.attach(ctx, []diskFile{file}, m)
+	if err != nil {
+		return err
+	}
+	err = do(all[0])
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+	defer cancel()
+	return errors.Join(err, h.detachAll(undo, all))
 }
 
 // tryReading reads what HotAdd has written: where that failed, a disk that is still empty.
@@ -138,7 +143,7 @@ func (h *host) makeProbe(ctx context.Context, storage string) (_ *object.Virtual
 	if err != nil {
 		return nil, m, file, err
 	}
-	if err := h.hasRoom(ctx, store, probeBytes, "Free space there, or name another datastore."); err != nil {
+	if err := h.hasRoom(ctx, store, probeBytes+reserve, "Free space there, or name another datastore."); err != nil {
 		return nil, m, file, err
 	}
 	esx, err := h.esxHost(ctx)

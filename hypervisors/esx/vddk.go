@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -153,13 +154,20 @@ func (h *host) startNBDKit(f diskFile, thumbprint string) (_ *nbdkit, err error)
 	k.cmd.ExtraFiles = []*os.File{secret}
 	k.cmd.Stdout, k.cmd.Stderr = &k.told, &k.told
 	k.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // signals that are for us are not for it
-	if err := k.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", hypervisors.ErrIncapable, err), os.RemoveAll(dir))
-	}
+	started := make(chan error)
 	go func() {
+		runtime.LockOSThread() // it ends with the thread that started it
+		defer runtime.UnlockOSThread()
+		err := k.cmd.Start()
+		if started <- err; err != nil {
+			return
+		}
 		_ = k.cmd.Wait() // what it says is more
 		close(k.done)
 	}()
+	if err := <-started; err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", hypervisors.ErrIncapable, err), os.RemoveAll(dir))
+	}
 	return k, nil
 }
 
