@@ -402,9 +402,9 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
-// TestHugeDiskNeedsLittleMemory mirrors 16 TiB with a little data at both ends and in between.
+// TestHugeDiskNeedsLittleMemory mirrors 4 TiB with a little data at both ends and in between.
 func TestHugeDiskNeedsLittleMemory(t *testing.T) {
-	const size = 16 << 40
+	const size = 4 << 40
 	source, target, area := newSparse(size), newSparse(size), newSparse(snapshot.MapSize(size))
 	piece := make([]byte, block)
 	fill(rand.New(rand.NewPCG(1, 1)), piece)

@@ -290,7 +290,7 @@ func (s *story) chains() {
 // TestHistories: whatever a guest and its administrator do, snapshots hold what they froze, and change ids tell all.
 func TestHistories(t *testing.T) {
 	each(t, Options{PageSize: 3}, func(t *testing.T, l *Lab) {
-		for seed := range uint64(2) {
+		for seed := range uint64(histories) {
 			s := tell(t, l, seed)
 			for range 50 {
 				s.step()
