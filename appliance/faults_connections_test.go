@@ -39,6 +39,7 @@ var connectionFaults = []fault{
 		told:   "write to replica .*, disk vd[ab](.map)?: qemu-storage-daemon: host cannot be reached: connection lost",
 		hint:   "The next cycle starts from the last recovery point.",
 		next:   "incremental",
+		long:   true, // HostKeyChanged cuts it, too
 	},
 	{
 		name: "ConnectionReset",

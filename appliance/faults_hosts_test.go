@@ -80,6 +80,7 @@ var hostFaults = []fault{
 			s.d.succeeded(s.d.SyncNow(s.ctx, faultGroup))
 		},
 		next: "difference",
+		long: true,
 	},
 	{
 		name:   "SourceRebooted",
