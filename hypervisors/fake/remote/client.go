@@ -241,6 +241,16 @@ func (h *host) Screenshot(ctx context.Context, vm string) (image.Image, error) {
 	return png.Decode(bytes.NewReader(a.Data))
 }
 
+func (h *host) ProbePaths(ctx context.Context, storage string) ([]hypervisors.DataPath, error) {
+	a, err := h.c.call(ctx, request{Method: "ProbePaths", Name: storage})
+	var paths []hypervisors.DataPath
+	for _, p := range a.Paths {
+		p.Err = p.Failure.unpack()
+		paths = append(paths, p.DataPath)
+	}
+	return paths, err
+}
+
 func (h *host) Dial(ctx context.Context, network, from, addr string) (net.Conn, error) {
 	a, err := h.c.call(ctx, request{Method: "Dial", Name: network, From: from, Addr: addr})
 	if err != nil {

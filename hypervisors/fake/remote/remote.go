@@ -59,8 +59,15 @@ type reply struct {
 	Status   hypervisors.ReplicaStatus
 	Run      hypervisors.RunStatus
 	Extents  []snapshot.Extent
+	Paths    []dataPath
 	Addr     string
 	Data     []byte
+}
+
+// dataPath is one whose error is in Failure.
+type dataPath struct {
+	hypervisors.DataPath
+	Failure *failure
 }
 
 // handle is something at the other side that takes calls, with what is known of it for good.

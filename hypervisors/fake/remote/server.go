@@ -182,6 +182,14 @@ func (s *server) part(ctx context.Context, h hypervisors.Host, q request, a *rep
 		err = png.Encode(&b, shot)
 		a.Data = b.Bytes()
 		return err
+	case "ProbePaths":
+		paths, err := h.(hypervisors.Prober).ProbePaths(ctx, q.Name)
+		for _, p := range paths {
+			f := pack(p.Err)
+			p.Err = nil
+			a.Paths = append(a.Paths, dataPath{p, f})
+		}
+		return err
 	case "Dial":
 		inner, err := h.(hypervisors.Guest).Dial(ctx, q.Name, q.From, q.Addr)
 		if err == nil {
