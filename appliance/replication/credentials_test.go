@@ -191,7 +191,7 @@ func TestDeathBetweenPasswordAndRecord(t *testing.T) {
 // A state without the key of its secrets: the host says what is missing, everything else works, and the password that is
 // entered again, or the key that is put back, helps.
 func TestPasswordWithoutItsKey(t *testing.T) {
-	w, h := signedIn(t)
+	w, _ := signedIn(t)
 	ctx := t.Context()
 	w.stop()
 	require.NoError(t, os.Rename(w.keyFile(), w.keyFile()+".away"))
