@@ -14,12 +14,7 @@ const expiresSoon = 30 * 24 * time.Hour
 const keyOwnAlert = "own-alert"
 
 func (e *Engine) loadOwnAlert() error {
-	if err := e.Store.Each(bucketSystem, func(key string, decode func(any) error) error {
-		if key != keyOwnAlert {
-			return nil
-		}
-		return decode(&e.ownAlert)
-	}); err != nil {
+	if err := e.loadSystem(keyOwnAlert, &e.ownAlert); err != nil {
 		return fmt.Errorf("load the alert about the appliance: %w", err)
 	}
 	return nil

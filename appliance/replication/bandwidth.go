@@ -27,13 +27,7 @@ func (e *Engine) loadCalendar() error {
 	e.line.mu.Lock()
 	defer e.line.mu.Unlock()
 	e.line.calendar = api.BandwidthCalendar{Revision: 1}
-	err := e.Store.Each(bucketSystem, func(key string, decode func(any) error) error {
-		if key != keyCalendar {
-			return nil
-		}
-		return decode(&e.line.calendar)
-	})
-	if err != nil {
+	if err := e.loadSystem(keyCalendar, &e.line.calendar); err != nil {
 		return fmt.Errorf("load bandwidth calendar: %w", err)
 	}
 	e.line.keep(e.Clock())

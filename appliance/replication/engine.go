@@ -268,24 +268,24 @@ func (e *Engine) load() error {
 
 // loadOwner finds the appliance's identity, or makes it at the first start.
 func (e *Engine) loadOwner() error {
-	found := errors.New("found")
-	err := e.Store.Each(bucketSystem, func(key string, decode func(any) error) error {
-		if key != "owner" {
-			return nil
-		}
-		if err := decode(&e.owner); err != nil {
-			return err
-		}
-		return found
-	})
-	switch {
-	case errors.Is(err, found):
-		return nil
-	case err != nil:
+	if err := e.loadSystem("owner", &e.owner); err != nil {
 		return fmt.Errorf("load identity: %w", err)
+	}
+	if e.owner != "" {
+		return nil
 	}
 	e.owner = newID()
 	return e.Store.Put(bucketSystem, "owner", e.owner)
+}
+
+// loadSystem decodes what bucketSystem has under a key. Where it has nothing, v stays as it is.
+func (e *Engine) loadSystem(key string, v any) error {
+	return e.Store.Each(bucketSystem, func(k string, decode func(any) error) error {
+		if k != key {
+			return nil
+		}
+		return decode(v)
+	})
 }
 
 // newID makes eight hexadecimal digits: short enough for the names of files and networks on the hosts.
