@@ -98,10 +98,7 @@ func (h *host) readBy(ctx context.Context, way string, files []diskFile) (_ *rea
 			one, end, err = h.webFile(ctx, f)
 		}
 		if err != nil {
-			for _, end := range r.ends {
-				end()
-			}
-			return nil, err
+			return nil, errors.Join(err, r.close(ctx))
 		}
 		r.each, r.ends = append(r.each, one), append(r.ends, end)
 	}
