@@ -11,40 +11,70 @@ import (
 )
 
 // queue writes changes that wait at the same time in one transaction: they share its two syncs. Nobody waits for others to
-// come, as in bbolt's own Batch: whoever finds the file free writes what is there by then.
+// come, as in bbolt's own Batch: whoever finds the file free writes what is there by then, and then leaves it to the first
+// of those that came meanwhile.
 type queue struct {
 	mu      sync.Mutex
 	waiting []*change
-	writer  sync.Mutex // held while a transaction is open
+	writing bool // somebody writes, or was told to
+	turns   int  // how many have written
 }
 
 type change struct {
 	do   func(*bbolt.Tx) error
-	done bool // from here on covered by queue.writer
 	err  error
+	told chan bool // true: it is settled; false: its turn to write
 }
 
 // write makes a change, durable on return, and with all other changes that wait. do must not fail for a reason of its own:
 // the others would fail with it.
 func (q *queue) write(db *bbolt.DB, do func(*bbolt.Tx) error) error {
-	c := &change{do: do, err: errLost} // unless it is settled: bbolt itself may panic on the way
+	c := &change{do: do, err: errLost, told: make(chan bool, 1)} // errLost unless it is settled: bbolt itself may panic on the way
 	q.mu.Lock()
 	q.waiting = append(q.waiting, c)
+	first := !q.writing
+	q.writing = true
 	q.mu.Unlock()
-
-	q.writer.Lock()
-	defer q.writer.Unlock()
-	if c.done {
+	if !first && <-c.told {
 		return c.err
 	}
 	q.mu.Lock()
 	all := q.waiting
 	q.waiting = nil
 	q.mu.Unlock()
-	if len(all) > 0 {
-		settle(db, all)
-	}
+	defer q.leave(all, c)
+	settle(db, all)
 	return c.err
+}
+
+// leave tells all whose changes were settled but the one that settled them, each by itself: as many as they are, none waits
+// for another. It lets the next one write.
+func (q *queue) leave(settled []*change, by *change) {
+	for _, c := range settled {
+		if c != by {
+			c.told <- true
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.turns++
+	if q.writing = len(q.waiting) > 0; q.writing {
+		q.waiting[0].told <- false
+	}
+}
+
+// written is how many have had their turn.
+func (q *queue) written() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.turns
+}
+
+// moved says that nobody writes, or another than when so many had had their turn.
+func (q *queue) moved(turns int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.writing || q.turns != turns
 }
 
 // settle makes all changes or none.
@@ -59,7 +89,7 @@ func settle(db *bbolt.DB, all []*change) {
 	})
 	err = full(err)
 	for _, c := range all {
-		c.done, c.err = true, err
+		c.err = err
 	}
 }
 

@@ -52,14 +52,15 @@ func (db *DB) Answers(ctx context.Context) error {
 	if err := db.bolt.View(func(*bbolt.Tx) error { return nil }); err != nil {
 		return err
 	}
-	for !db.queue.writer.TryLock() { // held by those who write, for as long as the disk takes
+	// The one who writes holds it up for as long as the disk takes.
+	before := db.queue.written()
+	for !db.queue.moved(before) {
 		select {
 		case <-ctx.Done():
 			return errors.New("a write does not end")
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	db.queue.writer.Unlock()
 	return nil
 }
 
