@@ -23,7 +23,7 @@ const writeTimeout = 20 * time.Second
 type eventInput struct {
 	Asked
 	After       uint64 `query:"after" doc:"Id of the last event that was seen; 0 means from now on"`
-	IntervalMs  int    `query:"intervalMs" minimum:"0" maximum:"10000" doc:"How often to deliver at most, in milliseconds. Of updates of one thing in between only the last is delivered. 0: everything at once"`
+	IntervalMs  int    `query:"intervalMs" minimum:"0" maximum:"10000" doc:"How often to deliver at most, in milliseconds. Of updates of one thing in between only the last is delivered, and when much happens at once, events come without their jobs. 0: everything at once"`
 	LastEventID uint64 `header:"Last-Event-ID" doc:"As after, and stronger; browsers send it when they connect again"`
 }
 
@@ -134,8 +134,13 @@ func (s *Server) stream(ctx context.Context, c *gin.Context, by api.Principal, e
 	}
 }
 
-// maxBatch bounds how many events wait for each other.
-const maxBatch = 256
+const (
+	// maxBatch bounds how many events wait for each other.
+	maxBatch = 256
+	// crowd is how many updates of jobs are more than anybody can watch: to encode, send and read the jobs themselves would
+	// cost thousands of machines more than the answers that the events make stale.
+	crowd = 32
+)
 
 // batch is events that wait to be sent. Of updates of one thing it has the last, or every one.
 type batch struct {
@@ -162,6 +167,11 @@ func (b *batch) add(e api.Event) {
 // take empties the batch.
 func (b *batch) take() []*api.Event {
 	taken := slices.DeleteFunc(b.events, func(e *api.Event) bool { return e == nil })
+	if !b.every && len(taken) > crowd {
+		for _, e := range taken {
+			e.Job = nil
+		}
+	}
 	*b = batch{every: b.every}
 	return taken
 }

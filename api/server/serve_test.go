@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -196,6 +197,30 @@ func TestOfUpdatesTheLastIsDelivered(t *testing.T) {
 		events <- api.Event{ID: 8, Kind: "job", Action: "updated", Subject: "j1"}
 	}
 	require.Equal(t, []string{"8", "8", "8"}, listenTo("", 3), "each, if nothing else is asked for")
+}
+
+func TestACrowdOfJobsIsTold(t *testing.T) {
+	jobsOf := func(events int, query string) (jobs int) {
+		queue := make(chan api.Event, events)
+		for i := range events {
+			queue <- api.Event{ID: uint64(i + 1), Kind: "job", Action: "created", Subject: fmt.Sprint(i), Job: &api.Job{Kind: "cycle"}}
+		}
+		url, _ := start(t, &recorder{events: func(context.Context, uint64) (<-chan api.Event, error) { return queue, nil }})
+		for line := range listen(t, url+"/api/v1/events"+query) {
+			if strings.Contains(line, `"job":{`) {
+				jobs++
+			}
+			if strings.HasPrefix(line, "data: ") {
+				if events--; events == 0 {
+					break
+				}
+			}
+		}
+		return jobs
+	}
+	require.Equal(t, crowd, jobsOf(crowd, "?intervalMs=100"))
+	require.Zero(t, jobsOf(maxBatch, "?intervalMs=10000"), "they would be more than anybody can watch")
+	require.Equal(t, maxBatch, jobsOf(maxBatch, ""), "each, if nothing else is asked for")
 }
 
 func TestAnEventDoesNotWaitForOthersForever(t *testing.T) {

@@ -91,6 +91,13 @@ test('progress is patched and asks for nothing', async () => {
   expect(asked).toHaveBeenCalledTimes(1)
 })
 
+test('a job that is not told, because many are at work, is asked for', async () => {
+  const { asked, cache } = await shown('/jobs')
+  cache.take(event('job', 'progress'))
+  await vi.advanceTimersByTimeAsync(1)
+  expect(asked).toHaveBeenCalledTimes(1)
+})
+
 test('a job is found wherever it is, and other answers stay the same', () => {
   const changed = job({ step: 'checkpoint' })
   expect(withJob(job(), changed)).toBe(changed)
@@ -126,7 +133,7 @@ test('a stream that dropped goes on after the last event', async () => {
   w.drop()
   expect(w.states.at(-1)).toBe('lost')
   await vi.advanceTimersByTimeAsync(500)
-  expect(w.urls).toEqual(['/api/v1/events?intervalMs=500', '/api/v1/events?intervalMs=500&after=7'])
+  expect(w.urls).toEqual(['/api/v1/events?intervalMs=1000', '/api/v1/events?intervalMs=1000&after=7'])
   w.open()
   expect(w.states.at(-1)).toBe('live')
   w.say({ ...event('job', 'progress'), id: 7 })

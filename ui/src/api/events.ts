@@ -14,8 +14,8 @@ const stale: Record<string, string[]> = {
   alert: ['/alerts', '/groups', '/machines', '/overview'],
 }
 
-/** Nobody sees more than two states of a thing in a second, in milliseconds. */
-const interval = 500
+/** Nobody sees more than one state of a thing in a second, in milliseconds. */
+const interval = 1000
 
 /** Too expensive to ask for whenever something happens: they make the host look. */
 const costly = /\/(inventory|doctor)$/
@@ -61,8 +61,8 @@ export class Cache {
       const job = e.job
       this.queries.setQueriesData({ predicate: q => /\/(jobs|overview)/.test(String(q.queryKey[1])) }, (old: unknown) => withJob(old, job))
     }
-    // A job that goes on changes nothing but itself, which is patched by now.
-    if (e.action === 'progress' || (e.kind === 'job' && e.action === 'updated' && e.job && !ended(e.job))) return
+    // A job that goes on changes nothing but itself, which is patched by now. Where much happens, jobs are left out.
+    if (e.kind === 'job' && e.job && !ended(e.job) && (e.action === 'progress' || e.action === 'updated')) return
     for (const path of stale[e.kind] ?? []) this.waiting.add(path)
     this.schedule()
   }

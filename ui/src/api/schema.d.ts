@@ -3265,7 +3265,7 @@ export interface operations {
             query?: {
                 /** @description Id of the last event that was seen; 0 means from now on */
                 after?: number;
-                /** @description How often to deliver at most, in milliseconds. Of updates of one thing in between only the last is delivered. 0: everything at once */
+                /** @description How often to deliver at most, in milliseconds. Of updates of one thing in between only the last is delivered, and when much happens at once, events come without their jobs. 0: everything at once */
                 intervalMs?: number;
             };
             header?: {
