@@ -69,6 +69,9 @@ test('hosts are tested and connected', async ({ page }) => {
     if (tab === 'Checks') {
       await page.getByRole('button', { name: 'Run the checks' }).click()
       await expect(page.getByText('Passed').first()).toBeVisible()
+      await page.getByLabel('Storage for the disk').selectOption({ index: 1 })
+      await page.getByRole('button', { name: 'Try the ways' }).click()
+      await expect(page.getByRole('table', { name: 'Ways to the content of disks' }).getByText('to read')).toBeVisible()
     }
     await expect(page.getByLabel('Loading')).toHaveCount(0)
     await look(page, `host-${tab.toLowerCase().replace(' ', '-')}`)

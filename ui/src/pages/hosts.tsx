@@ -14,6 +14,7 @@ import { Answer, Empty, Facts, Heading, Loading, Page, PageTabs, ProblemAlert, s
 import { allRows, DataTable, FilterBar, useFilter, usePages, type Column } from '../parts/table'
 import { Bytes, Count } from '../parts/values'
 import { useMe } from '../session'
+import { DataPaths } from './data-paths'
 
 /** The way to a page that looks like a button. */
 export const ButtonLink = ({ to, children, variant = 'primary' }: { to: string; children: string; variant?: 'primary' | 'secondary' }) => (
@@ -220,11 +221,13 @@ export function Checks({ checks }: { checks: DoctorCheck[] }) {
 
 function Doctor({ host }: { host: Host }) {
   const { t } = useTranslation()
+  const { may } = useMe()
   const doctor = api.useQuery('get', '/hosts/{id}/doctor', { params: { path: { id: host.id } } }, { enabled: false })
   return (
     <>
       <Flex className="page-alert"><p>{t('hosts.checksLead')}</p><Button variant="secondary" isLoading={doctor.isFetching} isDisabled={doctor.isFetching} onClick={() => void doctor.refetch()}>{t('hosts.check')}</Button></Flex>
       {doctor.error ? <ProblemAlert error={doctor.error} /> : doctor.data ? <Checks checks={doctor.data.checks ?? []} /> : doctor.isFetching && <Loading />}
+      {may('administrator') && <Answer query={useInventory(host)}>{i => <DataPaths host={host} storages={(i.storage ?? []).map(s => s.name)} />}</Answer>}
     </>
   )
 }
