@@ -59,9 +59,9 @@ demo-esx: build ## protect a machine of a simulated ESX host on KVM, where it bo
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo --esx $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-# The lab mostly waits for its guests. What computes runs beside it, and takes what it leaves.
+# Labs mostly wait for their guests. So two run at a time, and what computes beside them takes what they leave.
 test: deps receivers browser ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
-	@$(MAKE) --no-print-directory --jobs=2 hosts real computed
+	@$(MAKE) --no-print-directory --jobs=3 hosts real computed
 
 computed: ui
 	@nice -n 10 $(MAKE) --no-print-directory --jobs=1 ui-test race simulate kills smoke
@@ -82,7 +82,7 @@ kills: deps ## the daemon of the engine's tests killed at more moments than the 
 	go test -count=1 -timeout 3h ./appliance/replication -run KillAtEveryStep
 
 # One package at a time: each has a lab of its own, and its guests are emulated.
-real: hosts ui browser ## tests against real libvirt hosts and guests, and the console in a browser
+real: ui browser ## tests against real libvirt hosts and guests, and the console in a browser
 	@real=$$($(list_real) | grep -v /hypervisors/kvm); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
 # These need no console: they run while it is built.
@@ -134,9 +134,16 @@ fuzz: deps ## fuzz every fuzz target for FUZZTIME
 		done; \
 	done
 
-# Counted and not timed, so that a slow machine does the same.
-smoke: ## fuzz every fuzz target for a moment
-	@$(MAKE) --no-print-directory fuzz FUZZTIME=$(SMOKE)
+# Counted and not timed, so that a slow machine does the same; and built as other tests are: to build everything once more
+# with counters, so that coverage guides the inputs, takes longer than so few of them are worth.
+smoke: deps ## fuzz every fuzz target for a moment
+	@mkdir -p bin; cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
+	grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n 1 dirname | sort -u | while read -r dir; do \
+		go test -c -o bin/fuzz.test "$$dir"; \
+		for f in $$(grep -ohE '^func Fuzz[A-Za-z0-9]+' "$$dir"/*_test.go | cut -d ' ' -f 2); do \
+			echo "$$dir $$f"; (cd "$$dir" && $(CURDIR)/bin/fuzz.test -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(SMOKE) -test.fuzzcachedir "$$cache"); \
+		done; \
+	done
 
 faults: deps ## every fault of hosts, storage and connections on the lab, also those that wait for time limits
 	FAULTS=all go test -count=1 -timeout 60m -run TestFaults -v ./appliance
