@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb computed hosts kills help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate real drift crash soak bench fuzz smoke faults clean
+.PHONY: deb computed labs whole kills help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ demo-esx: build ## protect a machine of a simulated ESX host on KVM, where it bo
 
 # Labs mostly wait for their guests. So two run at a time, and what computes beside them takes what they leave.
 test: deps receivers browser ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
-	@$(MAKE) --no-print-directory --jobs=3 hosts real computed
+	@$(MAKE) --no-print-directory --jobs=3 labs whole computed
 
 computed: ui
 	@nice -n 10 $(MAKE) --no-print-directory --jobs=1 ui-test race simulate kills smoke
@@ -81,13 +81,13 @@ simulate: deps ## ten thousand cycles with random faults on fake hosts, in simul
 kills: deps ## the daemon of the engine's tests killed at more moments than the race detector has time for; KILL=all tries each
 	go test -count=1 -timeout 3h ./appliance/replication -run KillAtEveryStep
 
-# One package at a time: each has a lab of its own, and its guests are emulated.
-real: ui browser ## tests against real libvirt hosts and guests, and the console in a browser
-	@real=$$($(list_real) | grep -v /hypervisors/kvm); set -x; go test -count=1 -timeout 30m -p 1 $$real
+# One package at a time: each has a lab of its own, and its guests are emulated. These need no console: they run while it
+# is built.
+labs: deps ## tests against real libvirt hosts and guests, but for those of the whole appliance
+	@real=$$($(list_real) | grep -v /appliance$$); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
-# These need no console: they run while it is built.
-hosts: deps
-	go test -count=1 -timeout 30m -p 1 ./hypervisors/kvm ./hypervisors/kvm/lab
+whole: ui browser ## tests of the whole appliance on real hosts, and of the console in a browser
+	go test -count=1 -timeout 30m ./appliance
 
 browser: ## install the browser that tests of the console use
 	@hypervisors/kvm/lab/install.sh chromium
