@@ -99,6 +99,7 @@ func (term *terminal) run(ctx context.Context, args ...string) int {
 // commands are the command lines whose whole output is kept in testdata, by file.
 var commands = map[string][]string{
 	"hosts-add-esx":         {"hosts", "add", "esx1", "esx://esx1/?ca=/etc/understudy/ca.pem", "--user", "root", "--password-file", "testdata/password"},
+	"hosts-add-nobody":      {"hosts", "add", "kvm1", "qemu:///system", "--password-file", "testdata/password"},
 	"hosts-add":             {"hosts", "add", "kvm3", "qemu:///system", "--max-jobs", "2"},
 	"hosts-list":            {"hosts", "list"},
 	"hosts-show":            {"hosts", "show", "kvm1"},

@@ -88,8 +88,11 @@ func loginFlags(cmd *cobra.Command, user, file *string) {
 
 // hostPassword reads the password of whoever signs in to the host, if somebody does.
 func (a *app) hostPassword(spec *api.HostSpec, file string) (err error) {
-	if spec.User != "" {
+	switch {
+	case spec.User != "":
 		spec.Password, err = a.secret("password", file, false)
+	case file != "":
+		err = wrong("--password-file needs --user: nobody signs in to this host")
 	}
 	return err
 }
