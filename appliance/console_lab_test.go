@@ -29,6 +29,7 @@ type walk struct {
 // TestConsoleLab lets a real browser do by clicking what an administrator does in the first hour and in the worst night,
 // on real hosts with a guest that writes (ui/e2e/walk.spec.ts). What it changed stands in the audit log.
 func TestConsoleLab(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	l := startLab(t)
 	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20, Delay: calm})

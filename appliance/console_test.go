@@ -2,11 +2,9 @@ package main_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -30,6 +28,7 @@ const consoleVariable = "CONSOLE"
 
 // TestConsole walks through the web console in a real browser (ui/e2e), against an appliance with hosts in memory.
 func TestConsole(t *testing.T) {
+	t.Parallel()
 	c := serveConsole(t)
 	if stay := os.Getenv(consoleVariable); stay != "" {
 		if stay == "stay" {
@@ -54,27 +53,6 @@ func simulatedESX(t *testing.T) map[string]string {
 	address, err := url.Parse(l.URI())
 	require.NoError(t, err)
 	return map[string]string{"address": address.Host, "thumbprint": l.Thumbprint(), "appliance": address.Query().Get("appliance"), "user": l.User, "password": l.Password}
-}
-
-// browse lets a walk of the console run in Chromium and tells where its pictures are.
-func browse(t *testing.T, spec, url string, told any) (shots string) {
-	t.Helper()
-	console, err := filepath.Abs("../ui")
-	require.NoError(t, err)
-	program := filepath.Join(console, "node_modules", ".bin", "playwright")
-	require.FileExists(t, program, "the console is not built: make ui")
-	shots, err = filepath.Abs("../bin/console")
-	require.NoError(t, err)
-	require.NoError(t, os.MkdirAll(shots, 0o755))
-	given, err := json.Marshal(told)
-	require.NoError(t, err)
-	// No lab starts or ends meanwhile: Chromium breaks off what it asks for when a network of the machine comes or goes.
-	cmd := exec.CommandContext(t.Context(), program, "test", spec, "--output", filepath.Join(shots, "failed", spec))
-	cmd.Dir = console
-	cmd.Env = append(os.Environ(), "UNDERSTUDY_URL="+url, "UNDERSTUDY_SHOTS="+shots, "UNDERSTUDY_WALK="+string(given))
-	said, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", said)
-	return shots
 }
 
 // consoleAppliance is an appliance in this process with two hosts in memory, fake:berlin and fake:hamburg.

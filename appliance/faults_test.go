@@ -50,6 +50,7 @@ type fault struct {
 // real daemon, one after the other, each in the middle of a cycle. FAULTS=all adds the long ones (make faults), and
 // FAULTS=NAME,NAME chooses.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	all := slices.Concat(hostFaults, storageFaults, connectionFaults)
 	chosen := os.Getenv("FAULTS")
 	wanted := slices.DeleteFunc(slices.Clone(all), func(f fault) bool {

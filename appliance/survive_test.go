@@ -15,6 +15,7 @@ import (
 // guest that writes, and starts it again; verifications that find something and a source that is started by hand come
 // between. Each ends well, and in the end the guest finds every record it ever wrote.
 func TestKilledDaemon(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	l := startLab(t)
 	guest, err := l.StartGuest(ctx, l.Source, lab.GuestOptions{Name: "web1", Number: 1, Fill: 16 << 20, Delay: calm})
