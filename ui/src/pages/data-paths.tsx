@@ -16,7 +16,7 @@ export function DataPaths({ host, storages }: { host: Host; storages: string[] }
   const [storage, setStorage] = useState('')
   const probe = api.useMutation('post', '/hosts/{id}/data-paths')
   return (
-    <>
+    <section className="data-paths">
       <Heading>{t('paths.title')}</Heading>
       <p>{t('paths.lead')}</p>
       <ProblemForm error={probe.error} onSubmit={() => probe.mutate({ params: { path: { id: host.id } }, body: storage ? { storage } : {} })}>
@@ -24,7 +24,7 @@ export function DataPaths({ host, storages }: { host: Host; storages: string[] }
         <div><Button type="submit" variant="secondary" isLoading={probe.isPending} isDisabled={probe.isPending}>{t('paths.try')}</Button></div>
       </ProblemForm>
       <div aria-live="polite">{probe.isPending ? <Loading /> : probe.data && <Ways paths={probe.data.paths ?? []} />}</div>
-    </>
+    </section>
   )
 }
 
