@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -103,13 +104,14 @@ func (s *state) orderBoot(ctx context.Context, vm string) error {
 	if m.Config.BootOptions != nil {
 		options = *m.Config.BootOptions
 	}
+	before := options.BootOrder
 	options.BootOrder = nil
 	for _, p := range l {
 		if disk := diskAt(m.Config.Hardware.Device, p.At); disk != nil {
 			options.BootOrder = append(options.BootOrder, &types.VirtualMachineBootOptionsBootableDiskDevice{DeviceKey: disk.Key})
 		}
 	}
-	if len(options.BootOrder) == 0 {
+	if len(options.BootOrder) == 0 || reflect.DeepEqual(before, options.BootOrder) {
 		return nil
 	}
 	return s.host.reconfigure(ctx, machine, "choose the boot disk of", "machine "+m.Name, types.VirtualMachineConfigSpec{BootOptions: &options})

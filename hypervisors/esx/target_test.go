@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
 
 	"understudy/hypervisors"
@@ -239,6 +240,42 @@ func killAll(t *testing.T, methods []string, work func(context.Context, *host, h
 		}
 	}
 	return moments
+}
+
+// TestBootsFromTheDiskOfItsSource: which disk a machine boots from is not told by their order.
+func TestBootsFromTheDiskOfItsSource(t *testing.T) {
+	h := open(t, startLab(t, lab.Options{}))
+	hw := stock("shop")
+	hw.Disks = []hypervisors.Disk{{ID: "vda", Size: 16 * block}, {ID: "vdb", Size: 16 * block, Boot: 1}}
+	r, err := h.CreateReplica(t.Context(), hypervisors.ReplicaSpec{ID: "shop", Hardware: hw, Storage: lab.Datastore})
+	require.NoError(t, err)
+	d, err := r.Draft(t.Context(), hypervisors.DraftRequest{Point: "p1", Disks: []hypervisors.DraftDiskSpec{{ID: "vda", Size: 16 * block}, {ID: "vdb", Size: 16 * block}}})
+	require.NoError(t, err)
+	point := describedAs("p1")
+	point.Disks = append(point.Disks, hypervisors.PointDisk{ID: "vdb", Size: 16 * block, Digest: strings.Repeat("0", 64)})
+	require.NoError(t, d.Commit(t.Context(), point))
+
+	run, err := r.Run(t.Context(), hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: "p1"})
+	require.NoError(t, err)
+	started := func() (options *types.VirtualMachineBootOptions, disks []int32) {
+		_, m, err := h.machine(t.Context(), run.VM)
+		require.NoError(t, err)
+		for _, disk := range object.VirtualDeviceList(m.Config.Hardware.Device).SelectByType((*types.VirtualDisk)(nil)) {
+			disks = append(disks, disk.GetVirtualDevice().Key)
+		}
+		return m.Config.BootOptions, disks
+	}
+	options, disks := started()
+	require.Len(t, disks, 2)
+	want := []types.BaseVirtualMachineBootOptionsBootableDevice{&types.VirtualMachineBootOptionsBootableDiskDevice{DeviceKey: disks[1]}}
+	require.Equal(t, want, options.BootOrder)
+	require.True(t, *options.EfiSecureBootEnabled, "what else was said of starting stays")
+
+	require.NoError(t, h.Stop(t.Context(), run.VM))
+	_, err = r.Run(t.Context(), hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: "p1"})
+	require.NoError(t, err)
+	options, _ = started()
+	require.Equal(t, want, options.BootOrder)
 }
 
 // TestAsGovcSeesIt: an administrator of VMware sees the replica, its points and networks with VMware's own command line.
