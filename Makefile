@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb computed labs whole kills help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
+.PHONY: deb computed labs whole moments help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,7 +64,7 @@ test: deps receivers browser ## all tests: pure Go with the race detector, KVM o
 	@$(MAKE) --no-print-directory --jobs=3 labs whole computed
 
 computed: ui
-	@nice -n 10 $(MAKE) --no-print-directory --jobs=1 ui-test race simulate kills smoke
+	@nice -n 10 $(MAKE) --no-print-directory --jobs=1 ui-test race simulate moments smoke
 
 # The suite on the ESX simulator takes the race detector five times as long: it has a target of its own.
 race: deps receivers ## tests of the packages that need no libvirt, with the race detector
@@ -78,8 +78,8 @@ race-esx: deps ## the suite on the ESX simulator, with the race detector
 simulate: deps ## ten thousand cycles with random faults on fake hosts, in simulated time; SEED=n repeats a run exactly
 	$(if $(SEED),SEED=$(SEED) )go test -count=1 -v ./appliance/replication -run 'Simulation$$'
 
-kills: deps ## the daemon of the engine's tests killed at more moments than the race detector has time for; KILL=all tries each
-	go test -count=1 -timeout 3h ./appliance/replication -run KillAtEveryStep
+moments: deps ## kills, power failures and previews at more moments than the race detector has time for; KILL=all kills at each
+	go test -count=1 -timeout 3h ./appliance/replication -run 'KillAtEveryStep|PowerFailure|PreviewAndOrderAgree'
 
 # One package at a time: each has a lab of its own, and its guests are emulated. These need no console: they run while it
 # is built.

@@ -18,7 +18,7 @@ import (
 )
 
 // outages are the seeds of TestPowerFailureOfHosts; each meets several power failures.
-const outages = 100
+const outages = 100 / share
 
 // TestPowerFailureOfHosts cuts the power of the target, or of the source, at a random moment of a cycle. Whatever was
 // not flushed is lost, torn or there by chance. Every committed point must be what the source was at its checkpoint,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -229,8 +230,13 @@ func TestPreviewAndOrderAgree(t *testing.T) {
 	var mu sync.Mutex
 	allowed := map[string]bool{}
 	t.Run("all", func(t *testing.T) {
-		for name, lead := range situations {
+		n := 0
+		for _, name := range slices.Sorted(maps.Keys(situations)) {
+			lead := situations[name]
 			for _, o := range orders {
+				if n++; n%share != 0 {
+					continue
+				}
 				t.Run(fmt.Sprintf("%s/%+v", name, o), func(t *testing.T) {
 					t.Parallel()
 					w := newWorld(t)
@@ -265,7 +271,7 @@ func TestPreviewAndOrderAgree(t *testing.T) {
 		}
 	})
 	for _, o := range orders {
-		require.True(t, allowed[o.Order], "%s was never allowed", o.Order)
+		require.True(t, share > 1 || allowed[o.Order], "%s was never allowed", o.Order)
 	}
 }
 

@@ -6,4 +6,6 @@ package replication_test
 const (
 	simulatedCycles = 200
 	killsPerOrder   = 1
+	// share: of the moments and cases of which there are many, one in so many is tried; make moments tries all.
+	share = 5
 )
