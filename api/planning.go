@@ -74,7 +74,7 @@ type PlanMachine struct {
 
 // PlanChange is something that an order changes.
 type PlanChange struct {
-	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,script-runs,manual-step,delay,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,no-way-back,roles-swap,copy-back,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
+	Code    string `json:"code" enum:"last-copy,source-off,source-on,source-autostart-off,source-autostart-on,source-writes-given-up,replica-starts,script-runs,manual-step,delay,replica-off,replica-autostart-on,replica-writes-discarded,test-network-made,test-network-removed,test-starts,test-ends,guest-converted,no-way-back,roles-swap,copy-back,home-starts,points-dropped,stray-off,protection-ends,replicas-kept,replicas-deleted"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host on which it happens"`
 	Text    string `json:"text"`
@@ -82,7 +82,7 @@ type PlanChange struct {
 
 // PlanWarning is something that a person should know before the order is given.
 type PlanWarning struct {
-	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,compression-missing,disk-missing,disk-left-out,nothing-to-do"`
+	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,compression-missing,convert-missing,converted,disk-missing,disk-left-out,nothing-to-do"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host"`
 	Text    string `json:"text"`
@@ -107,7 +107,7 @@ const (
 
 // PreflightCheck is one thing that was looked at.
 type PreflightCheck struct {
-	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, checks, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression"`
+	Code    string `json:"code" doc:"What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, convert, checks, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression"`
 	Level   string `json:"level" enum:"ok,warning,error"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
@@ -126,9 +126,10 @@ type GroupEdit struct {
 
 // MachineEdit replaces what can be changed of one machine.
 type MachineEdit struct {
-	VM     string  `json:"vm" minLength:"1" doc:"As in the group's specification, or the machine's name or id"`
-	Stage  int     `json:"stage,omitempty" minimum:"0" maximum:"20" doc:"Start group; 0 means 1"`
-	Checks []Check `json:"checks,omitempty"`
+	VM      string  `json:"vm" minLength:"1" doc:"As in the group's specification, or the machine's name or id"`
+	Stage   int     `json:"stage,omitempty" minimum:"0" maximum:"20" doc:"Start group; 0 means 1"`
+	Checks  []Check `json:"checks,omitempty"`
+	Convert *bool   `json:"convert,omitempty" doc:"As in the specification, for the next start; left out: as it was"`
 	// LeaveOut replaces the list of the disks that are left out, while production is at home. A disk that is taken back is
 	// copied whole by the next cycle; points that there are stay as they are.
 	LeaveOut []string `json:"leaveOut,omitzero" maxItems:"64" doc:"Ids of all disks that are left out of protection from now on; left out: as it was"`

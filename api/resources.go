@@ -39,6 +39,7 @@ type Capabilities struct {
 	Quiesce        bool     `json:"quiesce"`
 	GroupMoment    bool     `json:"groupMoment"`
 	Compression    bool     `json:"compression" doc:"Points can be stored compressed"`
+	Convert        bool     `json:"convert" doc:"Guests from other hypervisors can be converted when they start"`
 	Isolation      bool     `json:"isolation"`
 	Guest          bool     `json:"guest"`
 	Screen         bool     `json:"screen" doc:"What machines show can be photographed, as a proof that they started"`
@@ -160,6 +161,9 @@ type GroupMachine struct {
 	CPUs        int    `json:"cpus,omitempty" minimum:"0" maximum:"1024" doc:"0 means as the source"`
 	Memory      int64  `json:"memory,omitempty" minimum:"0" doc:"Bytes; 0 means as the source"`
 	NICModel    string `json:"nicModel,omitempty" enum:"virtio,e1000,e1000e,rtl8139,vmxnet3" doc:"Empty means as the source"`
+	// Convert is for guests that have no driver for what the target offers. It happens on what a test or a failover throws
+	// away or keeps, never on a recovery point, and never at home.
+	Convert bool `json:"convert,omitempty" doc:"Make the guest start on the target's own devices, by virt-v2v, when its replica is started there; takes minutes"`
 	// Disks that are not named are protected, and attached as at the source.
 	Disks  []GroupDisk `json:"disks,omitempty" maxItems:"64" doc:"Wishes for single disks"`
 	Checks []Check     `json:"checks,omitempty" doc:"What must answer before a start counts as passed"`

@@ -27,6 +27,7 @@ var (
 	ErrForeign        = errors.New("belongs to somebody else")
 	ErrTimeout        = errors.New("timed out")
 	ErrInvalid        = errors.New("invalid")
+	ErrUnconvertible  = errors.New("guest cannot be converted")
 )
 
 // Error tells a person what was tried on what, why it failed and what to do.

@@ -26,6 +26,9 @@
 //	cp.Close(ctx)                                                        // the frozen moment goes, the tracking stays
 //	source.Forget(ctx, vm, last)                                         // only now may the source forget
 //
+// A run of a point may be asked to convert its guest (RunSpec.Convert), when that comes from another hypervisor and has no
+// driver for what the target offers: always on the run's own disks, so that the point stays what the source had.
+//
 // After a failure the same calls undo it: draft.Discard, cp.Close, source.Forget of the new change id.
 //
 // # Rules for all methods
@@ -241,6 +244,12 @@ type RunSpec struct {
 	Point string
 	// Networks replaces the network of each NIC by MAC; NICs not named keep theirs. For tests every NIC must be named.
 	Networks map[string]string
+	// Convert makes the guest start on this host's own devices before the run starts for the first time, for which the host
+	// must be capable of Convert (else ErrIncapable). What changes in the guest goes to the run's own disks, and its machine
+	// has the devices that the guest then has drivers for. It takes minutes, during which drafts, readers and other runs go on
+	// as ever. A run that exists is not converted again. When a conversion is cut off, the next call begins it anew, and End
+	// ends it. ErrUnconvertible: nothing is left of the run.
+	Convert bool
 }
 
 // RunStatus describes a run.

@@ -32,6 +32,8 @@ type Capabilities struct {
 	GroupMoment bool
 	// Compression: what a draft is asked to compress takes less room. Where it is false the wish changes nothing.
 	Compression bool
+	// Convert: runs can make the guest start on the host's own devices, see RunSpec.Convert.
+	Convert bool
 	// Devices of replicas, for a Target.
 	Devices Devices
 	// Missing says, for people, why something above is false: "libvirt 5.0 has no checkpoints; 6.0 or later is needed".

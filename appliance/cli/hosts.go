@@ -126,7 +126,7 @@ func abilities(c api.Capabilities) string {
 		name string
 	}{
 		{c.ChangeTracking, "change tracking"}, {c.Quiesce, "quiesce"}, {c.GroupMoment, "group moment"},
-		{c.Isolation, "isolation"}, {c.Guest, "guest"}, {c.Screen, "screen"}, {c.Compression, "compression"},
+		{c.Isolation, "isolation"}, {c.Guest, "guest"}, {c.Screen, "screen"}, {c.Compression, "compression"}, {c.Convert, "conversion of guests"},
 	} {
 		if ability.has {
 			names = append(names, ability.name)

@@ -50,7 +50,7 @@ func writePreflight(w io.Writer, p api.Preflight) {
 // groupEdit changes policy, checks, stages, disks and runbook together: all of it, or nothing.
 func (a *app) groupEdit() *cobra.Command {
 	var p policyFlags
-	var checks, none, stages, out, back []string
+	var checks, none, stages, out, back, convert, asIs []string
 	var runbook string
 	cmd := a.command("edit GROUP", "Change policy, checks, stages, disks and runbook of a group at once", 1,
 		func(ctx context.Context, c *client.Client, args []string) error {
@@ -72,11 +72,14 @@ func (a *app) groupEdit() *cobra.Command {
 			if edit.Machines, err = diskEdits(g, edit.Machines, out, back); err != nil {
 				return err
 			}
+			if edit.Machines, err = convertEdits(g, edit.Machines, convert, asIs); err != nil {
+				return err
+			}
 			if edit.Runbook, err = readRunbook(runbook, a.in); err != nil {
 				return err
 			}
 			if !changed && len(edit.Machines) == 0 && edit.Runbook == nil {
-				return wrong("nothing is to be changed: give flags of the policy, --check, --no-checks, --stage, --leave-out, --take-back or --runbook")
+				return wrong("nothing is to be changed: give flags of the policy, --check, --no-checks, --stage, --leave-out, --take-back, --convert, --no-convert or --runbook")
 			}
 			if err := edit.Validate(); err != nil {
 				return err
@@ -92,6 +95,8 @@ func (a *app) groupEdit() *cobra.Command {
 	cmd.Flags().StringArrayVar(&stages, "stage", nil, "start group of a machine, as MACHINE=NUMBER; repeat it")
 	cmd.Flags().StringArrayVar(&out, "leave-out", nil, "disk that is not protected any more, as MACHINE=DISK; older points keep it; repeat it")
 	cmd.Flags().StringArrayVar(&back, "take-back", nil, "disk that was left out and is protected again, as MACHINE=DISK; the next cycle copies it whole; repeat it")
+	cmd.Flags().StringArrayVar(&convert, "convert", nil, "machine whose guest is converted from the next start on, as for create; repeat it")
+	cmd.Flags().StringArrayVar(&asIs, "no-convert", nil, "machine whose guest is not converted any more; repeat it")
 	cmd.Flags().StringVar(&runbook, "runbook", "", "file with the new runbook in JSON, as the API takes it; - reads standard input, none drops the runbook")
 	cmd.Flags().StringArrayVar(&none, "no-checks", nil, "machine whose checks are dropped; repeat it")
 	return cmd
@@ -145,6 +150,23 @@ func stageEdits(g api.Group, edits []api.MachineEdit, stages []string) ([]api.Ma
 			i, edits = len(edits), append(edits, api.MachineEdit{VM: name, Checks: machineOf(g, name).Checks})
 		}
 		edits[i].Stage = stage
+	}
+	return edits, nil
+}
+
+// convertEdits adds the machines whose guests are converted from now on, or not any more, to the edits.
+func convertEdits(g api.Group, edits []api.MachineEdit, convert, asIs []string) ([]api.MachineEdit, error) {
+	for n, name := range slices.Concat(convert, asIs) {
+		on := n < len(convert)
+		i := slices.IndexFunc(edits, func(e api.MachineEdit) bool { return e.VM == name })
+		if i < 0 {
+			m := machineOf(g, name)
+			i, edits = len(edits), append(edits, api.MachineEdit{VM: name, Stage: m.Stage, Checks: m.Checks})
+		}
+		if edits[i].Convert != nil && *edits[i].Convert != on {
+			return nil, wrong(fmt.Sprintf("--no-convert %s: it is to be converted too", name))
+		}
+		edits[i].Convert = &on
 	}
 	return edits, nil
 }

@@ -83,6 +83,7 @@ type specFlags struct {
 	file, source, target, storage string
 	machines, networks, checks    []string
 	stages, leaveOut, buses       []string
+	convert                       []string
 	policy                        policyFlags
 }
 
@@ -96,6 +97,7 @@ func (s *specFlags) add(flags *pflag.FlagSet) {
 		"start group of a machine, as MACHINE=NUMBER; the others start in 1. Delays, checks to wait for, scripts and manual steps: runbook in --file; repeat it")
 	flags.StringArrayVar(&s.leaveOut, "leave-out", nil, "disk that is not protected, such as swap or scratch, as MACHINE=DISK; repeat it")
 	flags.StringArrayVar(&s.buses, "disk-bus", nil, "what a disk of the replica is attached to, as MACHINE=DISK=BUS with virtio, scsi or sata (default: as at the source); repeat it")
+	flags.StringArrayVar(&s.convert, "convert", nil, "machine whose guest is made to start on the target's own devices when its replica is started; repeat it")
 	flags.StringArrayVar(&s.networks, "network", nil, "network to map, as SOURCE=TARGET; repeat it")
 	flags.StringArrayVar(&s.checks, "check", nil,
 		"what must answer after a start: agent, tcp://IP:PORT or http://IP[:PORT]/PATH; MACHINE=CHECK when there are several; repeat it")
@@ -144,6 +146,13 @@ func (s *specFlags) spec(name string, in io.Reader) (api.GroupSpec, error) {
 	}
 	if err := leaveOut(spec.Machines, s.leaveOut, s.buses); err != nil {
 		return spec, err
+	}
+	for _, name := range s.convert {
+		i := slices.IndexFunc(spec.Machines, func(m api.GroupMachine) bool { return m.VM == name })
+		if i < 0 {
+			return spec, wrong(fmt.Sprintf("--convert %s: no --machine has that name", name))
+		}
+		spec.Machines[i].Convert = true
 	}
 	for _, c := range s.checks {
 		if err := addCheck(spec.Machines, c); err != nil {

@@ -28,6 +28,9 @@ func (e *Engine) UpdateGroup(ctx context.Context, ref string, revision int64, ed
 	if err := e.mayLeaveOut(ctx, g, edit); err != nil {
 		return api.Group{}, err
 	}
+	if err := e.mayConvert(ctx, g, edit); err != nil {
+		return api.Group{}, err
+	}
 	g, err = e.update(g.ID, func(g *group) error {
 		if g.Revision != revision {
 			return stale("group "+g.Spec.Name, g.Revision, revision)
@@ -41,6 +44,9 @@ func (e *Engine) UpdateGroup(ctx context.Context, ref string, revision int64, ed
 				return err
 			}
 			g.Spec.Machines[at].Stage, g.Spec.Machines[at].Checks = m.Stage, m.Checks
+			if m.Convert != nil {
+				g.Spec.Machines[at].Convert = *m.Convert
+			}
 			if m.LeaveOut == nil || same(g.Spec.Machines[at].LeftOut(), m.LeaveOut) {
 				continue
 			}

@@ -27,7 +27,7 @@ func public(err error) error {
 	case errors.Is(err, hypervisors.ErrNoSpace):
 		code = api.CodeNoSpace
 	case errors.Is(err, hypervisors.ErrUnknownNetwork), errors.Is(err, hypervisors.ErrUnknownStorage), errors.Is(err, hypervisors.ErrScheme),
-		errors.Is(err, hypervisors.ErrInvalid), errors.Is(err, hypervisors.ErrIncapable):
+		errors.Is(err, hypervisors.ErrInvalid), errors.Is(err, hypervisors.ErrIncapable), errors.Is(err, hypervisors.ErrUnconvertible):
 		code = api.CodeInvalid
 	case errors.Is(err, hypervisors.ErrUnreachable), errors.Is(err, hypervisors.ErrUnauthorized), errors.Is(err, hypervisors.ErrHostKey),
 		errors.Is(err, hypervisors.ErrTimeout), errors.Is(err, hypervisors.ErrGaveWay), errors.Is(err, hypervisors.ErrNotIsolated),

@@ -83,17 +83,27 @@ func (e *Engine) startLive(ctx context.Context, t *task, members []int) error {
 		}
 	}
 	return e.some(ctx, t.group, t.group.target().Host, members, func(ctx context.Context, i int) error {
-		if err := e.startReplica(ctx, t.group, &t.group.Members[i], t.work.Point); err != nil {
+		if err := e.startReplica(ctx, t.group, i, t.work.Point); err != nil {
 			return fmt.Errorf("start replica: %w", err)
 		}
 		return nil
 	})
 }
 
-func (e *Engine) startReplica(ctx context.Context, g group, m *member, point string) error {
-	replica, err := e.replicaOf(ctx, g, m)
+func (e *Engine) startReplica(ctx context.Context, g group, i int, point string) error {
+	replica, err := e.replicaOf(ctx, g, &g.Members[i])
 	if err != nil {
 		return err
+	}
+	host, err := e.host(ctx, g.target().Host)
+	if err != nil {
+		return err
+	}
+	convert := g.converts(i, host.Capabilities())
+	if g.Members[i].Converted != convert { // before it is, so that nobody believes that it is not
+		if _, err := e.update(g.ID, func(g *group) error { g.Members[i].Converted = convert; return nil }); err != nil {
+			return err
+		}
 	}
 	status, err := replica.Status(ctx)
 	if err != nil {
@@ -107,7 +117,7 @@ func (e *Engine) startReplica(ctx context.Context, g group, m *member, point str
 			}
 		}
 	}
-	_, err = replica.Run(ctx, hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: point})
+	_, err = replica.Run(ctx, hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: point, Convert: convert})
 	return err
 }
 

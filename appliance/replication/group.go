@@ -92,6 +92,8 @@ type member struct {
 	Ran bool
 	// Stopped: the failover in force turned the machine off at its source, so that rolling back turns it on.
 	Stopped bool
+	// Converted: the guest was converted for the replica that the last failover started.
+	Converted bool `json:",omitempty"`
 }
 
 // seat is a machine on one side: its id there, and the id of the replica it is (or becomes) there.

@@ -91,7 +91,7 @@ func (e *Engine) knownAs(identity string) *endpoint {
 func capabilities(host hypervisors.Host) api.Capabilities {
 	c := host.Capabilities()
 	return api.Capabilities{Source: c.Source, Target: c.Target, ChangeTracking: c.ChangeTracking, Quiesce: c.Quiesce,
-		GroupMoment: c.GroupMoment, Compression: c.Compression, Isolation: c.Isolation, Guest: c.Guest, Screen: c.Screen, Missing: c.Missing}
+		GroupMoment: c.GroupMoment, Compression: c.Compression, Convert: c.Convert, Isolation: c.Isolation, Guest: c.Guest, Screen: c.Screen, Missing: c.Missing}
 }
 
 func doctorChecks(ctx context.Context, host hypervisors.Host) []api.DoctorCheck {

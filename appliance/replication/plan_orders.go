@@ -14,6 +14,7 @@ func (p *plan) planTest() {
 	p.Undo = "End the test: the copies go, with their network and all that they wrote."
 	p.from(p.o.Point)
 	p.change("test-network-made", "", p.target, "A network that leads nowhere is made on %s for the test.", p.target)
+	p.conversions()
 	p.comeUp("test-starts", p.target, "A copy of %[1]s starts there, apart from production and beside running replication.")
 	p.unanswered(p.sight.target, "target-unreachable", true, "A test needs it.")
 	if p.sight.target.err == nil && !p.sight.target.isolates {
@@ -45,6 +46,7 @@ func (p *plan) planFailover() {
 	for _, i := range slices.Backward(p.g.order()) {
 		p.stopSource(i)
 	}
+	p.conversions()
 	p.comeUp("replica-starts", p.target, "%[1]s starts on %[2]s.")
 	switch {
 	case p.o.Planned:
@@ -106,6 +108,7 @@ func (p *plan) planCommit() {
 	if p.g.Problem != "" && p.g.replaced() {
 		p.warn("started-badly", "", p.target, "The failover: "+p.g.Problem+".", p.g.Hint, false)
 	}
+	p.comesConverted(p.source)
 	p.both()
 	p.serving()
 	p.unanswered(p.sight.target, "target-unreachable", false, "Nobody can tell whether the machines run there.")
@@ -168,6 +171,7 @@ func (p *plan) planReprotect() {
 	p.Undo = fmt.Sprintf("Failback brings the machines home to %s.", p.source)
 	p.reverse()
 	p.leftBehind(p.sight.target, p.sight.source)
+	p.comesConverted(p.source)
 	p.both()
 	p.serving()
 }
@@ -230,6 +234,7 @@ func (p *plan) planFailback() {
 		p.change("replica-writes-discarded", m.Name, away.host, "The copy of %s that served on %s goes, once it is protected again.", m.Name, away.host)
 	}
 	p.leftBehind(away, home)
+	p.comesConverted(home.host)
 	p.both()
 	p.proven()
 }

@@ -302,9 +302,10 @@ func (s *survey) replicas() {
 		}
 		names[hw.Name] = name
 		memory += hw.Memory
-		for _, r := range provisioning.Replacements(vm.Hardware, hw) {
-			s.doubt("driver", field, name, fmt.Sprintf("The replica of %s has its %s on %s, not on %s: the guest must have a driver for that when it starts.", name, r.Device, r.Is, r.Was),
-				"Prove it by a test failover. Linux needs the driver in its initial RAM disk, Windows among those that start at boot.")
+		if wish.Convert {
+			s.conversion(vm.Hardware, field+".convert")
+		} else {
+			s.drivers(vm.Hardware, hw, field)
 		}
 		s.fits(hw, field, name)
 		if connects := func(c api.Check) bool { return c.Address != "" }; caps.Isolation && !caps.Dial && slices.ContainsFunc(wish.Checks, connects) {
@@ -319,6 +320,17 @@ func (s *survey) replicas() {
 	}
 	if t := s.target.info; t.Memory > 0 && memory > t.Memory {
 		s.doubt("memory", "machines", "", fmt.Sprintf("All replicas together have %s of memory; %s has %s. They cannot all run there.", giB(memory), s.away.Name, giB(t.Memory)), "")
+	}
+}
+
+// drivers doubts a guest whose replica has other devices.
+func (s *survey) drivers(source, replica hypervisors.Hardware, field string) {
+	hint := "Prove it by a test failover. Linux needs the driver in its initial RAM disk, Windows among those that start at boot."
+	if cannotConvert(s.target.host.Capabilities(), s.away.Name, source) == nil {
+		hint += " Or let the guest be converted when it starts: " + s.away.Name + " can do that."
+	}
+	for _, r := range provisioning.Replacements(source, replica) {
+		s.doubt("driver", field, source.Name, fmt.Sprintf("The replica of %s has its %s on %s, not on %s: the guest must have a driver for that when it starts.", source.Name, r.Device, r.Is, r.Was), hint)
 	}
 }
 

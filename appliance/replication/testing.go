@@ -133,7 +133,8 @@ func (e *Engine) startInBubble(ctx context.Context, t *task, members []int) erro
 		if err != nil {
 			return err
 		}
-		run, err := replica.Run(ctx, hypervisors.RunSpec{ID: t.work.Run, Point: t.work.Point, Networks: provisioning.Bubble(vm.Hardware, network)})
+		run, err := replica.Run(ctx, hypervisors.RunSpec{ID: t.work.Run, Point: t.work.Point, Networks: provisioning.Bubble(vm.Hardware, network),
+			Convert: t.group.converts(i, host.Capabilities())})
 		machines[i] = api.TestMachine{Name: m.Name, VM: run.VM, Network: network, Checks: []api.CheckResult{}}
 		return err
 	}); err != nil {

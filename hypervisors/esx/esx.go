@@ -118,7 +118,8 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 func (h *host) probe(ctx context.Context) error {
 	h.caps = hypervisors.Capabilities{Source: true, Target: true, ChangeTracking: true, Quiesce: true, Power: true, Isolation: true, Guest: true, Screen: true, Probe: true, Devices: devices}
 	h.caps.Missing = append(h.caps.Missing, "no one moment for several machines: ESX freezes each by itself, if at nearly the same time",
-		"no connections into isolated networks: ESX lends nobody a place in them; boot checks there look at VMware Tools only")
+		"no connections into isolated networks: ESX lends nobody a place in them; boot checks there look at VMware Tools only",
+		"guests from other hypervisors are not converted: no program does that on the disks of an ESX host")
 	return h.checkRole(ctx)
 }
 

@@ -53,6 +53,9 @@ func (r *replica) Run(ctx context.Context, spec hypervisors.RunSpec) (hypervisor
 		if err := valid("run", runID, spec.ID); err != nil {
 			return err
 		}
+		if spec.Convert {
+			return &hypervisors.Error{Op: "convert", Subject: s.subject(), Err: hypervisors.ErrIncapable, Hint: "No program converts guests on the disks of an ESX host. Start it without a conversion."}
+		}
 		if spec.ID == hypervisors.LiveRun {
 			out, err = s.live(ctx, spec)
 		} else {

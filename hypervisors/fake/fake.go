@@ -77,7 +77,7 @@ func New(name string, clock func() time.Time, opts ...Option) *Hypervisor {
 		name:  name,
 		clock: clock,
 		caps: hypervisors.Capabilities{Source: true, Target: true, Power: true, Isolation: true, Guest: true, Screen: true, Probe: true, Dial: true,
-			ChangeTracking: true, Quiesce: true, GroupMoment: true, Compression: true,
+			ChangeTracking: true, Quiesce: true, GroupMoment: true, Compression: true, Convert: true,
 			Devices: hypervisors.Devices{Disks: []string{"virtio", "scsi/virtio-scsi", "scsi/pvscsi", "scsi/lsisas1068", "scsi/lsilogic", "sata", "nvme", "ide", "usb"},
 				NICs: []string{"virtio", "vmxnet3", "e1000e", "e1000", "rtl8139"}}},
 		machines: map[string]*machine{},
@@ -103,6 +103,7 @@ func coherent(c hypervisors.Capabilities) hypervisors.Capabilities {
 	c.GroupMoment = c.GroupMoment && c.Source
 	c.Dial = c.Dial && c.Guest
 	c.Compression = c.Compression && c.Target
+	c.Convert = c.Convert && c.Target
 	for _, part := range []struct {
 		name  string
 		there bool
@@ -110,7 +111,7 @@ func coherent(c hypervisors.Capabilities) hypervisors.Capabilities {
 		{"checkpoints", c.Source}, {"keeping replicas", c.Target}, {"turning machines on and off", c.Power},
 		{"isolated networks", c.Isolation}, {"asking guests", c.Guest}, {"connections into isolated networks", c.Dial}, {"change tracking", c.ChangeTracking},
 		{"quiescing", c.Quiesce}, {"screenshots", c.Screen}, {"trying data paths", c.Probe}, {"one moment for several machines", c.GroupMoment},
-		{"compressing points", c.Compression},
+		{"compressing points", c.Compression}, {"converting guests", c.Convert},
 	} {
 		if !part.there {
 			c.Missing = append(c.Missing, part.name+" was switched off")

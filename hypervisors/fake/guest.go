@@ -57,6 +57,19 @@ func (g *Guest) Install(c GuestConfig) error {
 	})
 }
 
+// Conversions says how often the guest was converted, as its disk has it.
+func (g *Guest) Conversions() (n int, err error) {
+	err = g.do(func(m *machine) error {
+		if len(m.disks) > 0 {
+			if b := readBoot(m.disks[0].image); b != nil {
+				n = b.Converted
+			}
+		}
+		return nil
+	})
+	return n, err
+}
+
 // Write writes as the guest does, durably. When the storage is full because of a checkpoint, the checkpoint gives way;
 // when it is full all the same, the machine pauses and the error is ErrNoSpace.
 func (g *Guest) Write(disk string, off int64, p []byte) error {

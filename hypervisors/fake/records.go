@@ -31,6 +31,8 @@ type bootBlock struct {
 	GuestConfig
 	Disks  []string
 	Blocks int64
+	// Converted is how often the guest was.
+	Converted int `json:",omitempty"`
 }
 
 const (

@@ -53,6 +53,11 @@ func (h *replicaHandle) run(spec hypervisors.RunSpec) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	if spec.Convert {
+		if err := r.convertible(p, hw); err != nil {
+			return nil, err
+		}
+	}
 	m := r.machine
 	if spec.ID != hypervisors.LiveRun {
 		m = &machine{id: hv.newUUID(), state: hypervisors.Off, replica: r}
@@ -63,7 +68,40 @@ func (h *replicaHandle) run(spec hypervisors.RunSpec) (*run, error) {
 	run := &run{id: spec.ID, point: p.ID, replica: r, machine: m}
 	m.hw, m.disks, m.run = hw, r.disksOf(p, hw), run
 	r.runs[run.id] = run
+	if spec.Convert {
+		if err := m.convert(); err != nil {
+			run.release()
+			return nil, err
+		}
+	}
 	return run, nil
+}
+
+// convertible says what keeps the guest of a point from being converted: as with real ones, that the host cannot, or that
+// nobody knows the system.
+func (r *replica) convertible(p *point, hw hypervisors.Hardware) error {
+	if !r.hv.caps.Convert {
+		return fmt.Errorf("converting guests: %w", hypervisors.ErrIncapable)
+	}
+	if len(hw.Disks) > 0 {
+		if d := p.disk(hw.Disks[0].ID); d != nil && readBoot(d.content.now) != nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: there is no system on its disks", hypervisors.ErrUnconvertible)
+}
+
+// convert notes in the guest that it was, and gives it the devices that it has drivers for then.
+func (m *machine) convert() error {
+	boot := readBoot(m.disks[0].image)
+	boot.Converted++
+	for i := range m.hw.Disks {
+		m.hw.Disks[i].Bus, m.hw.Disks[i].Controller = "virtio", ""
+	}
+	for i := range m.hw.NICs {
+		m.hw.NICs[i].Model = "virtio"
+	}
+	return m.disks[0].image.writeAt(boot.encode(), 0)
 }
 
 // runHardware is the definition of the machine that runs.

@@ -59,7 +59,8 @@ func newEnv(opts ...fake.Option) func(t *testing.T) hypervisortest.Env {
 			LoseTracking: func(ctx context.Context) error {
 				return errors.Join(hv.Crash(vm), hv.Start(vm), dirty(ctx, vm))
 			},
-			Storage: "default", Network: "lan",
+			Conversions: func(_ context.Context, vm string) (int, error) { return hv.Guest(vm).Conversions() },
+			Storage:     "default", Network: "lan",
 			Answer: hypervisortest.Answer{From: "192.0.2.253/24", Addr: answer},
 		}
 	}

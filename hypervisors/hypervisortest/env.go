@@ -39,6 +39,9 @@ type Env struct {
 	// hypervisor's process does. It returns when VM runs and its guest writes again.
 	LoseTracking func(ctx context.Context) error
 
+	// Conversions, for hosts capable of Convert, says how often the guest of a machine was converted, as its disks say.
+	Conversions func(ctx context.Context, vm string) (int, error)
+
 	// Storage and Network are names of the host that replicas may use.
 	Storage string
 	Network string

@@ -74,8 +74,12 @@ func checkAutostart(ctx context.Context, s *stage) error {
 	return wants("autostart of an unknown machine", s.power.SetAutostart(ctx, nobody, true), hypervisors.ErrNotFound)
 }
 
-// test starts a test run whose NICs are all in one network; it is ended at the end.
+// test starts a run whose NICs are all in one network; it is ended at the end.
 func (s *stage) test(ctx context.Context, r hypervisors.Replica, id, point, network string) (hypervisors.RunStatus, error) {
+	return s.run(ctx, r, hypervisors.RunSpec{ID: id, Point: point}, network)
+}
+
+func (s *stage) run(ctx context.Context, r hypervisors.Replica, spec hypervisors.RunSpec, network string) (hypervisors.RunStatus, error) {
 	status, err := r.Status(ctx)
 	if err != nil {
 		return hypervisors.RunStatus{}, err
@@ -84,16 +88,16 @@ func (s *stage) test(ctx context.Context, r hypervisors.Replica, id, point, netw
 	if err != nil {
 		return hypervisors.RunStatus{}, err
 	}
-	networks := map[string]string{}
+	spec.Networks = map[string]string{}
 	for _, n := range vm.Hardware.NICs {
-		networks[n.MAC] = network
+		spec.Networks[n.MAC] = network
 	}
-	run, err := r.Run(ctx, hypervisors.RunSpec{ID: id, Point: point, Networks: networks})
+	run, err := r.Run(ctx, spec)
 	if err != nil {
-		return hypervisors.RunStatus{}, fmt.Errorf("run %s from %s: %w", id, point, err)
+		return hypervisors.RunStatus{}, fmt.Errorf("run %s from %s: %w", spec.ID, spec.Point, err)
 	}
 	s.later(func(ctx context.Context) error {
-		if err := r.End(ctx, id); !errors.Is(err, hypervisors.ErrNotFound) {
+		if err := r.End(ctx, spec.ID); !errors.Is(err, hypervisors.ErrNotFound) {
 			return err
 		}
 		return nil // the replica is gone already

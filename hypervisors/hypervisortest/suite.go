@@ -42,7 +42,7 @@ type Result struct {
 // Checks lists the whole suite, those that only read first.
 func Checks() []Check {
 	return slices.Concat(inventoryChecks(), deviceChecks(), screenChecks(), sourceChecks(), trackingChecks(), replicaChecks(), draftChecks(), compressChecks(), pointChecks(),
-		runChecks(), adoptChecks(), cleanChecks(), networkChecks(), pathChecks())
+		runChecks(), convertChecks(), adoptChecks(), cleanChecks(), networkChecks(), pathChecks())
 }
 
 // Run judges a driver: every check is a subtest with an Env of its own, skipped only when the host lacks the capability.

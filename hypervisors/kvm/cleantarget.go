@@ -23,6 +23,7 @@ func (h *host) cleanTargets(ctx context.Context, keep hypervisors.Keep) ([]strin
 		func(ctx context.Context) ([]string, error) { return h.cleanReplicas(ctx, keep) },
 		func(ctx context.Context) ([]string, error) { return h.cleanTests(ctx, keep) },
 		h.cleanProbes,
+		h.cleanConversions,
 		func(ctx context.Context) ([]string, error) { return h.cleanNetworks(ctx, keep.Networks) },
 	} {
 		names, err := clean(ctx)

@@ -15,6 +15,7 @@
 //	checkpoint*.go  one frozen moment, read over NBD, watched so that it gives way before the guest suffers
 //	clean.go        our leftovers on the source's side
 //	target*.go …    replicas
+//	convert.go      making the guest of a run start on QEMU's own devices, by virt-v2v
 //	paths.go        trying the ways to the content of disks
 //
 // Everything about a moment's tracking is in QEMU's persistent dirty bitmaps, which libvirt manages as checkpoints. The
@@ -165,16 +166,23 @@ func (h *host) probe(ctx context.Context) error {
 		return virtError(err)
 	}
 	h.caps = capabilities(lib, qemu)
-	tools := []string{"qemu-img", "qemu-storage-daemon"}
-	for _, tool := range tools {
-		if _, err := h.place.Run(ctx, nil, "sh", "-c", `command -v "$1"`, "probe", tool); err != nil {
-			if _, refused := err.(*runError); !refused {
-				return err
-			}
+	for _, tool := range []string{"qemu-img", "qemu-storage-daemon"} {
+		there, err := installed(ctx, h.place, tool)
+		if err != nil {
+			return err
+		}
+		if !there {
 			h.caps.Missing = append(h.caps.Missing, fmt.Sprintf("%s is not installed on the host; replicas cannot be kept there", tool))
 			h.caps.Target = false
 		}
 	}
+	if h.caps.Convert, err = installed(ctx, h.place, converter); err != nil {
+		return err
+	}
+	if !h.caps.Convert {
+		h.caps.Missing = append(h.caps.Missing, fmt.Sprintf("guests from other hypervisors are not converted: %s (package virt-v2v) is not installed on the host", converter))
+	}
+	h.caps.Convert = h.caps.Convert && h.caps.Target
 	if h.caps.Compression && h.caps.Target {
 		if h.caps.Compression, err = compresses(ctx, h.place); err != nil {
 			return err
@@ -192,6 +200,15 @@ func (h *host) probe(ctx context.Context) error {
 		h.lanes = err == nil && bytes.Contains(help, []byte("vhost-user-blk")) // a choice of who built QEMU
 	}
 	return nil
+}
+
+// installed says whether the place has a program; some systems keep those that people do not call apart.
+func installed(ctx context.Context, p place, program string) (bool, error) {
+	_, err := p.Run(ctx, nil, "sh", "-c", `PATH=$PATH:/usr/libexec; command -v "$1"`, "installed", program)
+	if _, refused := err.(*runError); refused {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // compresses tries what who built QEMU may have left out: compression by zstd, and the filter that writes compressed.

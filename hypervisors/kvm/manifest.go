@@ -34,6 +34,9 @@ type manifest struct {
 	Live     *liveRun             `json:"live,omitempty"`
 	Tests    []testRun            `json:"tests,omitempty"`
 
+	// Unconverted is the definition of the machine before a live run with a converted guest gave it other devices; empty: it
+	// has its own. It gets them back when that run has ended.
+	Unconverted string `json:"unconverted,omitempty"`
 	// Adopted has what an adopted machine was before; nil for a machine that we made.
 	Adopted *adopted `json:"adopted,omitempty"`
 	// Removed: the replica is no more, only what is left of its files must still go.
@@ -98,6 +101,8 @@ type stage struct {
 // liveRun is an ordered live run.
 type liveRun struct {
 	Point string `json:"point"`
+	// Devices that the guest was converted to; nil: it was not.
+	Devices *devices `json:"devices,omitempty"`
 }
 
 // testRun is an ordered test.
@@ -108,6 +113,17 @@ type testRun struct {
 	Disks []string `json:"disks"`
 	// Ready: the overlays are whole, and may hold what the test wrote.
 	Ready bool `json:"ready,omitempty"`
+	// Devices as those of a live run.
+	Devices *devices `json:"devices,omitempty"`
+}
+
+func (t *testRun) file(disk string) string { return testFile(disk, t.ID) }
+
+// devices are those that a converted guest has drivers for.
+type devices struct {
+	Bus        string `json:"bus"`
+	Controller string `json:"controller,omitempty"`
+	NIC        string `json:"nic"`
 }
 
 func (p *point) disk(id string) *pointDisk {
@@ -186,6 +202,13 @@ func (m *manifest) files() map[string]bool {
 	}
 	for _, d := range m.Stage.Disks {
 		keep[stageFile(d)] = true
+	}
+	if m.Live != nil { // its stage may be in the making
+		if i := m.index(m.Live.Point); i >= 0 {
+			for _, d := range m.Points[i].diskIDs() {
+				keep[stageFile(d)] = true
+			}
+		}
 	}
 	for _, t := range m.Tests {
 		for _, d := range t.Disks {
@@ -275,6 +298,7 @@ func dataFile(disk, point string) string { return disk + "." + point + ".qcow2" 
 func mapFile(disk, point string) string  { return disk + "." + point + ".map" }
 func stageFile(disk string) string       { return disk + "_stage.qcow2" }
 func testFile(disk, run string) string   { return disk + "_test-" + run + ".qcow2" }
+func scratchDir(run string) string       { return "convert-" + run }
 
 var (
 	replicaID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)

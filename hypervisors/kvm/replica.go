@@ -23,8 +23,9 @@ type replica struct {
 	draft *draft // the open one
 	left  *draft // one that was given up and may have left files; nil once they are gone
 
-	mu      sync.Mutex
-	readers map[string]int // open readers by point
+	mu          sync.Mutex
+	readers     map[string]int         // open readers by point
+	conversions map[string]*conversion // at work, by run
 }
 
 func (r *replica) ID() string { return r.id }
@@ -249,34 +250,45 @@ func (r *replica) overlayOn(m *manifest, p *point, disk, file string) (overlay, 
 // the manifest says that the stage is stale, it did not come so far. Each overlay is whole when it takes its name. The
 // machine must be off.
 func (r *replica) makeStage(ctx context.Context, m *manifest, p *point, networks map[string]string) error {
-	fresh := stage{Disks: m.stageDisks(p)}
-	if p != nil {
-		fresh.Point = p.Meta.ID
+	if err := r.makeStageImages(ctx, m, p); err != nil {
+		return err
 	}
+	return r.useStage(ctx, m, p, networks)
+}
+
+func (r *replica) makeStageImages(ctx context.Context, m *manifest, p *point) error {
 	var overlays []overlay
-	for _, disk := range fresh.Disks {
+	for _, disk := range m.stageDisks(p) {
 		o, err := r.overlayOn(m, p, disk, stageFile(disk))
 		if err != nil {
 			return err
 		}
 		overlays = append(overlays, o)
 	}
-	if len(overlays) > 0 {
-		if err := replaceImages(ctx, r.host.place, r.dir, overlays); err != nil {
-			return err
-		}
+	if len(overlays) == 0 {
+		return nil
 	}
+	return replaceImages(ctx, r.host.place, r.dir, overlays)
+}
+
+func (r *replica) useStage(ctx context.Context, m *manifest, p *point, networks map[string]string) error {
 	old := m.Stage.Disks
-	m.Stage = fresh
+	m.Stage = stage{Disks: m.stageDisks(p)}
+	if p != nil {
+		m.Stage.Point = p.Meta.ID
+	}
 	if err := r.define(ctx, m, p, networks); err != nil {
 		return err
+	}
+	if m.Live == nil {
+		m.Unconverted = "" // the machine has its own devices again
 	}
 	if err := r.save(ctx, m); err != nil {
 		return err
 	}
 	var gone []string
 	for _, disk := range old {
-		if !slices.Contains(fresh.Disks, disk) {
+		if !slices.Contains(m.Stage.Disks, disk) {
 			gone = append(gone, stageFile(disk))
 		}
 	}

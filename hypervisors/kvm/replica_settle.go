@@ -137,6 +137,9 @@ func (r *replica) Delete(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := r.interrupt(ctx, hypervisors.LiveRun); err != nil {
+			return err
+		}
 		if err := r.host.destroy(ctx, m.VM); err != nil {
 			return err
 		}

@@ -14,10 +14,28 @@ import (
 )
 
 // Run starts a run. That it was ordered is in the manifest before anything of it exists, so that it can always be ended.
+// A guest that is to be converted is while nobody waits for the replica: only what is before and after has the turn.
 func (r *replica) Run(ctx context.Context, spec hypervisors.RunSpec) (hypervisors.RunStatus, error) {
-	var s hypervisors.RunStatus
-	err := r.work(ctx, "run "+spec.ID+" of", func(m *manifest) (err error) {
-		if err := errors.Join(unsettled(m), valid("run", runID, spec.ID)); err != nil {
+	s, c, err := r.run(ctx, spec, nil)
+	if err != nil || c == nil {
+		return s, err
+	}
+	made, err := c.work(ctx)
+	if err == nil {
+		s, _, err = r.run(ctx, spec, made)
+		return s, err
+	}
+	if errors.Is(err, hypervisors.ErrUnconvertible) { // and will be the next time
+		err = errors.Join(err, r.End(ctx, spec.ID))
+	}
+	return s, &hypervisors.Error{Op: "convert the guest of", Subject: "replica " + r.id, Err: err}
+}
+
+// run starts a run, unless its guest must be converted first: then it only makes what that works on. What came of it is
+// in made when it is called again.
+func (r *replica) run(ctx context.Context, spec hypervisors.RunSpec, made *devices) (s hypervisors.RunStatus, c *conversion, err error) {
+	err = r.work(ctx, "run "+spec.ID+" of", func(m *manifest) (err error) {
+		if err := errors.Join(unsettled(m), valid("run", runID, spec.ID), r.mayConvert(m, spec)); err != nil {
 			return err
 		}
 		p, ok := m.visible(spec.Point)
@@ -25,122 +43,152 @@ func (r *replica) Run(ctx context.Context, spec hypervisors.RunSpec) (hypervisor
 			return fmt.Errorf("point %s %w", spec.Point, hypervisors.ErrNotFound)
 		}
 		if spec.ID == hypervisors.LiveRun {
-			s, err = r.runLive(ctx, m, p, spec.Networks)
+			s, c, err = r.runLive(ctx, m, p, spec, made)
 		} else {
-			s, err = r.runTest(ctx, m, p, spec)
+			s, c, err = r.runTest(ctx, m, p, spec, made)
 		}
 		return err
 	})
-	return s, err
+	return s, c, err
 }
 
 // runLive starts the replica machine itself on a stage that is kept. Once the stage and the definition are made they are
 // the machine's own: a live run that exists is started again as it is.
-func (r *replica) runLive(ctx context.Context, m *manifest, p *point, networks map[string]string) (hypervisors.RunStatus, error) {
+func (r *replica) runLive(ctx context.Context, m *manifest, p *point, spec hypervisors.RunSpec, made *devices) (hypervisors.RunStatus, *conversion, error) {
 	s := hypervisors.RunStatus{ID: hypervisors.LiveRun, Point: p.Meta.ID, VM: m.VM, State: hypervisors.Running}
 	if m.Live != nil && m.Live.Point != p.Meta.ID {
-		return s, fmt.Errorf("%w: a live run from point %s is there", hypervisors.ErrInUse, m.Live.Point)
+		return s, nil, fmt.Errorf("%w: a live run from point %s is there", hypervisors.ErrInUse, m.Live.Point)
+	}
+	if made != nil && (m.Live == nil || !m.Stage.Stale) {
+		return s, nil, errEnded
 	}
 	stray, err := r.stray(ctx, m)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	if stray {
-		return s, &hypervisors.Error{Op: "start", Subject: "machine " + m.Hardware.Name, Err: fmt.Errorf("%w: somebody started it by hand", hypervisors.ErrRunning),
+		return s, nil, &hypervisors.Error{Op: "start", Subject: "machine " + m.Hardware.Name, Err: fmt.Errorf("%w: somebody started it by hand", hypervisors.ErrRunning),
 			Hint: "Turn it off first; what it wrote is thrown away."}
 	}
 	if m.Live == nil || m.Stage.Stale {
-		if err := r.prepareLive(ctx, m, p, networks); err != nil {
-			return s, err
+		if c, err := r.prepareLive(ctx, m, p, spec, made); c != nil || err != nil {
+			return s, c, err
 		}
 	}
 	if state, err := r.host.state(ctx, m.VM); err != nil || state != hypervisors.Off {
 		s.State = state
-		return s, err
+		return s, nil, err
 	}
 	def, err := r.host.inactive(ctx, m.VM)
 	if err == nil && def == nil { // somebody undefined it, but all that it wrote is there
-		err = r.define(ctx, m, p, networks)
+		err = r.define(ctx, m, p, spec.Networks)
 	}
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
-	return s, r.host.Start(ctx, m.VM)
+	return s, nil, r.host.Start(ctx, m.VM)
 }
 
-// prepareLive records a live run and makes what it runs on.
-func (r *replica) prepareLive(ctx context.Context, m *manifest, p *point, networks map[string]string) error {
+// prepareLive records a live run and makes what it runs on, or, before its guest is converted, what that works on. The
+// stage stays stale meanwhile: what is on it is nobody's.
+func (r *replica) prepareLive(ctx context.Context, m *manifest, p *point, spec hypervisors.RunSpec, made *devices) (*conversion, error) {
 	def, err := r.definition(ctx, m)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := r.host.checkRunNetworks(ctx, def, networks, false); err != nil {
-		return err
+	if err := r.host.checkRunNetworks(ctx, def, spec.Networks, false); err != nil {
+		return nil, err
 	}
 	if m.Live == nil {
 		m.Live, m.Stage.Stale = &liveRun{Point: p.Meta.ID}, true
 		if err := r.save(ctx, m); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return r.makeStage(ctx, m, p, networks)
+	if made != nil {
+		if m.Unconverted, err = def.Marshal(); err != nil {
+			return nil, err
+		}
+		m.Live.Devices = made
+		return nil, r.useStage(ctx, m, p, spec.Networks)
+	}
+	if !spec.Convert {
+		return nil, r.makeStage(ctx, m, p, spec.Networks)
+	}
+	if err := r.makeStageImages(ctx, m, p); err != nil {
+		return nil, err
+	}
+	return r.newConversion(m, spec.ID, r.fittedDisks(m, p, stageFile)), nil
 }
 
 // runTest starts a second machine on overlays of its own.
-func (r *replica) runTest(ctx context.Context, m *manifest, p *point, spec hypervisors.RunSpec) (hypervisors.RunStatus, error) {
+func (r *replica) runTest(ctx context.Context, m *manifest, p *point, spec hypervisors.RunSpec, made *devices) (hypervisors.RunStatus, *conversion, error) {
+	if made != nil && (m.test(spec.ID) == nil || m.test(spec.ID).Ready) {
+		return hypervisors.RunStatus{}, nil, errEnded
+	}
 	if m.test(spec.ID) == nil {
 		m.Tests = append(m.Tests, testRun{ID: spec.ID, Point: spec.Point, VM: uuid.NewString(), Disks: p.diskIDs()})
 	}
 	t := m.test(spec.ID)
 	s := hypervisors.RunStatus{ID: t.ID, Point: t.Point, VM: t.VM, State: hypervisors.Running}
 	if t.Point != spec.Point {
-		return s, fmt.Errorf("%w: test %s runs from point %s", hypervisors.ErrInUse, t.ID, t.Point)
+		return s, nil, fmt.Errorf("%w: test %s runs from point %s", hypervisors.ErrInUse, t.ID, t.Point)
 	}
 	if state, err := r.host.state(ctx, t.VM); err != nil || state != hypervisors.Off {
 		s.State = state
-		return s, err
+		return s, nil, err
+	}
+	if !t.Ready {
+		t.Devices = made
 	}
 	def, err := r.testDefinition(ctx, m, *t, p, spec.Networks)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	if !t.Ready {
-		if err := r.makeTestDisks(ctx, m, t, p); err != nil {
-			return s, err
+		if made == nil {
+			if err := r.makeTestDisks(ctx, m, t, p); err != nil {
+				return s, nil, err
+			}
+			if spec.Convert {
+				return s, r.newConversion(m, t.ID, r.fittedDisks(m, p, t.file)), nil
+			}
+		}
+		t.Ready = true
+		if err := r.save(ctx, m); err != nil {
+			return s, nil, err
 		}
 	}
 	text, err := def.Marshal()
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	c, err := r.host.conn(ctx)
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
 	d, err := c.DomainCreateXML(text, 0)
 	if err != nil {
-		return s, virtError(err)
+		return s, nil, virtError(err)
 	}
-	return s, d.Free()
+	return s, nil, d.Free()
 }
 
+// makeTestDisks records a test and makes its overlays, anew where there are some.
 func (r *replica) makeTestDisks(ctx context.Context, m *manifest, t *testRun, p *point) error {
 	if err := r.save(ctx, m); err != nil {
 		return err
 	}
 	var overlays []overlay
 	for _, disk := range t.Disks {
-		o, err := r.overlayOn(m, p, disk, testFile(disk, t.ID))
+		o, err := r.overlayOn(m, p, disk, t.file(disk))
 		if err != nil {
 			return err
 		}
 		overlays = append(overlays, o)
 	}
-	if err := makeImages(ctx, r.host.place, overlays); err != nil {
-		return err
-	}
-	t.Ready = true
-	return r.save(ctx, m)
+	// By their names, not in their place: a conversion that was cut off may not have let go of those that are there.
+	return replaceImages(ctx, r.host.place, r.dir, overlays)
 }
 
 // End stops a run and throws away what it wrote.
@@ -158,6 +206,9 @@ func (r *replica) endLive(ctx context.Context, m *manifest) error {
 	if m.Live == nil {
 		return nil
 	}
+	if err := r.interrupt(ctx, hypervisors.LiveRun); err != nil {
+		return err
+	}
 	if err := r.host.destroy(ctx, m.VM); err != nil {
 		return err
 	}
@@ -168,6 +219,9 @@ func (r *replica) endLive(ctx context.Context, m *manifest) error {
 	if err := r.save(ctx, m); err != nil {
 		return err
 	}
+	if err := removeAll(ctx, r.host.place, r.paths(scratchDir(hypervisors.LiveRun))...); err != nil {
+		return err
+	}
 	return r.restage(ctx, m)
 }
 
@@ -176,10 +230,13 @@ func (r *replica) endTest(ctx context.Context, m *manifest, run string) error {
 	if t == nil {
 		return nil
 	}
+	if err := r.interrupt(ctx, run); err != nil {
+		return err
+	}
 	if err := r.host.destroy(ctx, t.VM); err != nil {
 		return err
 	}
-	files := []string{testVariables(run)}
+	files := []string{testVariables(run), scratchDir(run)}
 	for _, disk := range t.Disks {
 		files = append(files, testFile(disk, run))
 	}

@@ -22,12 +22,16 @@ type fittedDisk struct {
 	file       string
 }
 
-// definition is the replica's machine, before it is put onto disks and networks: an adopted one as it was; ours as it
-// is, because people may have changed it; or, when it is gone, anew.
+// definition is the replica's machine, before it is put onto disks and networks: an adopted one, and one whose guest was
+// converted, as it was; ours as it is, because people may have changed it; or, when it is gone, anew.
 func (r *replica) definition(ctx context.Context, m *manifest) (*libvirtxml.Domain, error) {
 	if m.Adopted != nil {
 		def := &libvirtxml.Domain{}
 		return def, def.Unmarshal(m.Adopted.Definition)
+	}
+	if m.Unconverted != "" {
+		def := &libvirtxml.Domain{}
+		return def, def.Unmarshal(m.Unconverted)
 	}
 	def, err := r.host.inactive(ctx, m.VM)
 	if err != nil {
@@ -249,7 +253,11 @@ func (r *replica) define(ctx context.Context, m *manifest, p *point, networks ma
 	if err != nil {
 		return err
 	}
-	if err := fitDisks(def, m, r.dir, r.fittedDisks(m, p, stageFile)); err != nil {
+	disks := r.fittedDisks(m, p, stageFile)
+	if m.Live != nil {
+		m.Live.Devices.fit(def, disks)
+	}
+	if err := fitDisks(def, m, r.dir, disks); err != nil {
 		return err
 	}
 	connectNICs(def, m.Hardware, networks)
@@ -286,7 +294,9 @@ func (r *replica) testDefinition(ctx context.Context, m *manifest, t testRun, p 
 		return nil, err
 	}
 	def.Name, def.UUID = def.Name+"-test-"+t.ID, t.VM
-	if err := fitDisks(def, m, r.dir, r.fittedDisks(m, p, func(disk string) string { return testFile(disk, t.ID) })); err != nil {
+	disks := r.fittedDisks(m, p, t.file)
+	t.Devices.fit(def, disks)
+	if err := fitDisks(def, m, r.dir, disks); err != nil {
 		return nil, err
 	}
 	connectNICs(def, hypervisors.Hardware{}, networks)

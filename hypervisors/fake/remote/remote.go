@@ -96,7 +96,7 @@ var known = []error{
 	hypervisors.ErrInUse, hypervisors.ErrNoSpace, hypervisors.ErrNameTaken, hypervisors.ErrMACTaken,
 	hypervisors.ErrUnknownNetwork, hypervisors.ErrUnknownStorage, hypervisors.ErrUnreachable, hypervisors.ErrUnauthorized,
 	hypervisors.ErrHostKey, hypervisors.ErrScheme, hypervisors.ErrIncapable, hypervisors.ErrNotIsolated,
-	hypervisors.ErrForeign, hypervisors.ErrTimeout, hypervisors.ErrInvalid,
+	hypervisors.ErrForeign, hypervisors.ErrTimeout, hypervisors.ErrInvalid, hypervisors.ErrUnconvertible,
 	context.Canceled, context.DeadlineExceeded, io.EOF,
 }
 

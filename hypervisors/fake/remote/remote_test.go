@@ -75,6 +75,7 @@ func TestConformance(t *testing.T) {
 			NewVM:        func(context.Context) (string, error) { return machine(t, hv, "spare"), nil },
 			Grow:         func(_ context.Context, vm, disk string, size int64) error { return hv.ResizeDisk(vm, disk, size) },
 			LoseTracking: func(ctx context.Context) error { return errors.Join(hv.Crash(vm), hv.Start(vm), dirty(ctx, vm)) },
+			Conversions:  func(_ context.Context, vm string) (int, error) { return hv.Guest(vm).Conversions() },
 			Storage:      "default", Network: "lan",
 			Answer: hypervisortest.Answer{From: "192.0.2.253/24", Addr: "192.0.2.10:80"},
 		}

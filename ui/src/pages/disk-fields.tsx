@@ -10,6 +10,7 @@ import { MachineWishes } from './boot'
 import { bootDisk, known, leftOut, wish } from './disks'
 import { GroupForm } from './group-settings'
 import { changesDisks } from './next'
+import { useUnable } from './policy'
 
 export const useInventory = (host: string) => api.useQuery('get', '/hosts/{id}/inventory', { params: { path: { id: host } } }, { enabled: host !== '', staleTime: 60_000 })
 
@@ -61,6 +62,19 @@ export function DiskFields({ machine, disks, wishes, path, buses, onChange }: Pr
   )
 }
 
+/** Whether the guest of a machine is converted where its replica starts. Can always be switched off, and on where the host can. */
+export function ConvertField({ machine, target, path, value, onChange }: { machine: string; target: string; path: string; value?: boolean; onChange: (on: boolean | undefined) => void }) {
+  const { t } = useTranslation()
+  const unable = useUnable(target, 'convert')
+  return (
+    <>
+      <CheckField label={t('protect.convert', { machine })} value={!!value} disabled={unable && !value} onChange={on => onChange(on || undefined)}
+        hint={t(unable ? 'protect.convertUnable' : 'protect.convertHint', { host: target })} />
+      <ProblemBelow path={path} />
+    </>
+  )
+}
+
 /** The disks of a group that stands. */
 export function DiskSettings({ group }: { group: Group }) {
   const { t } = useTranslation()
@@ -76,17 +90,20 @@ export function DiskSettings({ group }: { group: Group }) {
       {!changesDisks(group) && <Alert isInline isPlain variant="info" component="h3" title={t('disks.notHome')} />}
       <Answer query={inventory}>
         {here => (
-          <GroupForm group={group} value={g => ({ machines: (g.machines ?? []).map(({ vm, disks }) => ({ vm, disks: disks ?? [] })) })} names={{ machines: t('disks.title') }}
+          <GroupForm group={group} value={g => ({ machines: (g.machines ?? []).map(({ vm, disks, convert }) => ({ vm, disks: disks ?? [], convert })) })} names={{ machines: t('disks.title') }}
             save={async (draft, ifMatch) => (await client.PUT('/groups/{id}', {
               params: { path: { id: group.id }, header: { 'If-Match': ifMatch } },
-              body: { policy: group.policy, machines: draft.machines.map((m, i) => ({ vm: m.vm, stage: machines[i]?.stage, checks: machines[i]?.checks, leaveOut: leftOut(m.disks) })) },
+              body: { policy: group.policy, machines: draft.machines.map((m, i) => ({ vm: m.vm, stage: machines[i]?.stage, checks: machines[i]?.checks, leaveOut: leftOut(m.disks), convert: !!m.convert })) },
             })).data}>
             {(draft, set) => (
               <fieldset disabled={!changesDisks(group)} className="plain">
-                <MachineWishes machines={draft.machines} onChange={list => set({ machines: list.map(({ vm, disks }) => ({ vm, disks: disks ?? [] })) })} name={name} fields={['leaveOut']}
-                  summary={m => words(m.disks).join(', ') || t('disks.all')}>
+                <MachineWishes machines={draft.machines} onChange={list => set({ machines: list.map(({ vm, disks, convert }) => ({ vm, disks: disks ?? [], convert })) })} name={name} fields={['leaveOut', 'convert']}
+                  summary={m => [words(m.disks).join(', ') || t('disks.all'), ...(m.convert ? [t('protect.converted')] : [])].join(', ')}>
                   {(m, path, put) => (
+                    <>
                     <DiskFields machine={name(m)} disks={(here.machines ?? []).find(o => o.id === member(m)?.sourceVM)?.disks ?? []} wishes={m.disks} path={`${path}.leaveOut`} onChange={disks => put({ disks })} />
+                    <ConvertField machine={name(m)} target={group.targetHost} path={`${path}.convert`} value={m.convert} onChange={convert => put({ convert })} />
+                    </>
                   )}
                 </MachineWishes>
               </fieldset>

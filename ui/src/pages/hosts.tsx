@@ -91,7 +91,7 @@ function Remove({ host, onClose }: { host: Host; onClose: () => void }) {
   return <Confirm danger title={t('hosts.removeTitle', { name: host.name })} confirm={t('hosts.remove')} onConfirm={remove} onClose={onClose}>{t('hosts.removeText')}</Confirm>
 }
 
-const abilities = ['source', 'target', 'changeTracking', 'quiesce', 'groupMoment', 'isolation', 'guest', 'compression'] as const
+const abilities = ['source', 'target', 'changeTracking', 'quiesce', 'groupMoment', 'isolation', 'guest', 'compression', 'convert'] as const
 
 /** What a host can do, and why it cannot do the rest. */
 export function Abilities({ of }: { of: Host['capabilities'] }) {

@@ -72,16 +72,16 @@ export function PolicyFields({ policy, onChange, target }: PolicyFieldsProps) {
   )
 }
 
-/** Whether a target answers that it cannot store points compressed. Of one that does not answer nobody knows. */
-export function useUnable(target: string) {
+/** Whether a target answers that it cannot do something. Of one that does not answer nobody knows. */
+export function useUnable(target: string, what: 'compression' | 'convert') {
   const host = api.useQuery('get', '/hosts').data?.find(h => h.name === target)
-  return !!host?.connected && !host.capabilities.compression
+  return !!host?.connected && !host.capabilities[what]
 }
 
 /** Can always be switched off, and on where the target can. */
 function Compression({ on, target, onChange }: { on: boolean; target: string; onChange: (on: boolean) => void }) {
   const { t } = useTranslation()
-  const unable = useUnable(target)
+  const unable = useUnable(target, 'compression')
   return <CheckField label={t('policy.compression')} hint={unable ? t('policy.compressionUnable', { host: target }) : t('policy.compressionHint')} disabled={unable && !on} value={on} onChange={onChange} />
 }
 

@@ -10,7 +10,7 @@ import { Answer, Empty, Heading } from '../../parts/page'
 import { allRows, DataTable, type Column } from '../../parts/table'
 import { useFormat } from '../../parts/values'
 import { MachineWishes } from '../boot'
-import { DiskFields, useDiskWords, useInventory } from '../disk-fields'
+import { ConvertField, DiskFields, useDiskWords, useInventory } from '../disk-fields'
 import { PolicyFields } from '../policy'
 import { RunbookFields } from '../runbook'
 import { change, from, to, toggle, type Draft } from './draft'
@@ -141,8 +141,8 @@ function Places({ draft, set, here, there }: StepProps & { here: Inventory; ther
         )
       })}
       <Heading>{t('protect.wishes')}</Heading>
-      <MachineWishes machines={spec.machines} onChange={machines => set(change(draft, { machines }))} name={m => draft.names[m.vm] ?? m.vm} fields={['replicaName', 'cpus', 'memory', 'nicModel', 'disks']}
-        summary={m => [...wished(m).map(([k, v]) => `${t(`protect.${k}`)} ${k === 'memory' ? f.bytes(v as number) : v}`), ...diskWords(m.disks)].join(', ') || t('protect.asSource')}>
+      <MachineWishes machines={spec.machines} onChange={machines => set(change(draft, { machines }))} name={m => draft.names[m.vm] ?? m.vm} fields={['replicaName', 'cpus', 'memory', 'nicModel', 'disks', 'convert']}
+        summary={m => [...wished(m).map(([k, v]) => `${t(`protect.${k}`)} ${k === 'memory' ? f.bytes(v as number) : v}`), ...diskWords(m.disks), ...(m.convert ? [t('protect.converted')] : [])].join(', ') || t('protect.asSource')}>
         {(m, path, put) => (
           <div className="checks">
             <div className="row-of-fields">
@@ -153,6 +153,7 @@ function Places({ draft, set, here, there }: StepProps & { here: Inventory; ther
                 options={[['', t('protect.asSource')], ...(['virtio', 'e1000', 'e1000e', 'rtl8139', 'vmxnet3'] as const).map(k => [k, k] as const)]} />
             </div>
             <DiskFields machine={draft.names[m.vm] ?? m.vm} disks={byId.get(m.vm)?.disks ?? []} wishes={m.disks} path={`${path}.disks`} buses onChange={disks => put({ disks })} />
+            <ConvertField machine={draft.names[m.vm] ?? m.vm} target={spec.targetHost} path={`${path}.convert`} value={m.convert} onChange={convert => put({ convert })} />
           </div>
         )}
       </MachineWishes>

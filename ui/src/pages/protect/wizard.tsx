@@ -100,7 +100,7 @@ function Sum({ draft: { spec }, bytes }: { draft: Draft; bytes?: number }) {
   const { t } = useTranslation()
   const f = useFormat()
   const words = useRetentionWords()
-  const unable = useUnable(spec.targetHost)
+  const unable = useUnable(spec.targetHost, 'compression')
   return (
     <Facts label={t('protect.step.review')} of={[
       [t('group.name'), spec.name],
