@@ -1357,6 +1357,8 @@ export interface components {
             changeTracking: boolean;
             /** @description Points can be stored compressed */
             compression: boolean;
+            /** @description Guests from other hypervisors can be converted when they start */
+            convert: boolean;
             groupMoment: boolean;
             guest: boolean;
             isolation: boolean;
@@ -1681,6 +1683,8 @@ export interface components {
         GroupMachine: {
             /** @description What must answer before a start counts as passed */
             checks?: components["schemas"]["Check"][] | null;
+            /** @description Make the guest start on the target's own devices, by virt-v2v, when its replica is started there; takes minutes */
+            convert?: boolean;
             /**
              * Format: int64
              * @description 0 means as the source
@@ -1932,6 +1936,8 @@ export interface components {
         };
         MachineEdit: {
             checks?: components["schemas"]["Check"][] | null;
+            /** @description As in the specification, for the next start; left out: as it was */
+            convert?: boolean;
             /** @description Ids of all disks that are left out of protection from now on; left out: as it was */
             leaveOut?: string[] | null;
             /**
@@ -2132,7 +2138,7 @@ export interface components {
         };
         PlanChange: {
             /** @enum {string} */
-            code: "last-copy" | "source-off" | "source-on" | "source-autostart-off" | "source-autostart-on" | "source-writes-given-up" | "replica-starts" | "script-runs" | "manual-step" | "delay" | "replica-off" | "replica-autostart-on" | "replica-writes-discarded" | "test-network-made" | "test-network-removed" | "test-starts" | "test-ends" | "no-way-back" | "roles-swap" | "copy-back" | "home-starts" | "points-dropped" | "stray-off" | "protection-ends" | "replicas-kept" | "replicas-deleted";
+            code: "last-copy" | "source-off" | "source-on" | "source-autostart-off" | "source-autostart-on" | "source-writes-given-up" | "replica-starts" | "script-runs" | "manual-step" | "delay" | "replica-off" | "replica-autostart-on" | "replica-writes-discarded" | "test-network-made" | "test-network-removed" | "test-starts" | "test-ends" | "guest-converted" | "no-way-back" | "roles-swap" | "copy-back" | "home-starts" | "points-dropped" | "stray-off" | "protection-ends" | "replicas-kept" | "replicas-deleted";
             /** @description Name of the host on which it happens */
             host?: string;
             machine?: string;
@@ -2178,7 +2184,7 @@ export interface components {
         };
         PlanWarning: {
             /** @enum {string} */
-            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "compression-missing" | "disk-missing" | "disk-left-out" | "nothing-to-do";
+            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "compression-missing" | "convert-missing" | "converted" | "disk-missing" | "disk-left-out" | "nothing-to-do";
             /** @description What to do about it */
             hint?: string;
             /** @description Name of the host */
@@ -2274,7 +2280,7 @@ export interface components {
             ready: boolean;
         };
         PreflightCheck: {
-            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, checks, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression */
+            /** @description What was looked at: spec, name, source-host, target-host, machine, protected, disks, disk-excluded, disk-left-out, disk-unknown, boot-disk, driver, convert, checks, tracking, agent, consistency, group-moment, networks, network-unmapped, replica-name, mac, storage, storage-room, cpus, memory, power, rpo, windows, bandwidth, compression */
             code: string;
             /** @description Of the specification, such as machines[0].vm */
             field?: string;
