@@ -188,17 +188,14 @@ status=$?
 if [ "$status" -ne 0 ]; then
 	kill -9 -- "-$pid" 2>/dev/null
 	awk '/^virt-v2v[a-z-]*: error: / { sub(/^[^:]*: error: /, ""); text = ""; on = 1 } /^[[:space:]]*$/ { on = 0 } on { text = text " " $0 } { last = $0 } END { print text != "" ? text : last }' "$scratch/log" >&2
-	[ "$status" -lt 128 ] && exit 65
+	# Before that it had not come to look at the guest.
+	[ "$status" -lt 128 ] && grep -aq '^guestfsd: ' "$scratch/log" && exit 65
 	exit 1
 fi
 tries=0
 for image; do
 	until qemu-img check -q -f qcow2 "$image" 2>"$scratch/check"; do
-		case $? in
-		2) tries=300 ;;
-		3) break ;; # only room is lost
-		esac
-		tries=$((tries + 1))
+		[ $? -eq 1 ] && tries=$((tries + 1)) || tries=301 # more than 1: it was not closed in good order
 		if [ "$tries" -gt 300 ]; then
 			kill -9 -- "-$pid" 2>/dev/null
 			echo "image $image after the conversion: $(cat "$scratch/check")" >&2

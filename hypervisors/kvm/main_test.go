@@ -46,6 +46,7 @@ func withLab(m *testing.M) (code int) {
 		return 1
 	}
 	testLab = l
+	standIns(l)
 	defer func() {
 		if err := l.Close(context.WithoutCancel(ctx)); err != nil {
 			fmt.Fprintln(os.Stderr, "the lab does not end:", err)

@@ -28,6 +28,7 @@ func TestConformance(t *testing.T) {
 			},
 			Grow:         grow,
 			LoseTracking: func(ctx context.Context) error { return crashAndRestart(ctx, g) },
+			Conversions:  func(ctx context.Context, vm string) (int, error) { return conversions(ctx, testLab.Source, vm) },
 			Storage:      "default", Network: "production",
 			Answer: hypervisortest.Answer{From: "192.168.77.253/24", Addr: g.Addr + ":80"},
 		}

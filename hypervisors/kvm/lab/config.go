@@ -45,6 +45,7 @@ AllowStreamLocalForwarding yes
 MaxSessions 100
 MaxStartups 100
 PidFile none
+SetEnv PATH=%[4]s:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 Subsystem sftp internal-sftp
 `
 
@@ -64,7 +65,7 @@ const poolXML = `<pool type='dir'><name>default</name><target><path>` + ImagesDi
 `
 
 func (h *Host) writeConfig(net netip.Prefix, key clientKey) error {
-	for _, d := range []string{"etc/libvirt/qemu/networks", "etc/libvirt/storage", "etc/libvirt/hooks", "lib/images", "lib/boot", "lib/dnsmasq", "lib/qemu", "log/libvirt", "cache", "run/libvirt", "run/sshd", "ssh", "home"} {
+	for _, d := range []string{"etc/libvirt/qemu/networks", "etc/libvirt/storage", "etc/libvirt/hooks", "lib/images", "lib/boot", "lib/dnsmasq", "lib/qemu", "log/libvirt", "cache", "run/libvirt", "run/sshd", "ssh", "home", "programs"} {
 		if err := os.MkdirAll(filepath.Join(h.Dir, d), 0o755); err != nil {
 			return err
 		}
@@ -86,7 +87,7 @@ func (h *Host) writeConfig(net netip.Prefix, key clientKey) error {
 		"etc/hosts":                 "127.0.0.1 localhost\n127.0.1.1 " + h.Name + "\n",
 		// sshd turns a locked account away even with a key; this one is not locked and has no password.
 		"etc/shadow":      "root:*:19000:0:99999:7:::\nsshd:!:19000::::::\n",
-		"ssh/sshd_config": fmt.Sprintf(sshdConf, ssh.Addr, ssh.Port, filepath.Join(h.Dir, "ssh")),
+		"ssh/sshd_config": fmt.Sprintf(sshdConf, ssh.Addr, ssh.Port, filepath.Join(h.Dir, "ssh"), h.Programs()),
 		"production.xml":  productionXML,
 		"pool.xml":        poolXML,
 	}

@@ -171,6 +171,9 @@ func (h *Host) Virsh(ctx context.Context, args ...string) (string, error) {
 	return string(bytes.TrimSpace(out)), err
 }
 
+// Programs is a folder of the machine; who signs in finds programs there before the machine's own.
+func (h *Host) Programs() string { return filepath.Join(h.Dir, "programs") }
+
 // Dial opens a connection to "ip:port" from inside the host's network.
 func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	type result struct {
