@@ -20,7 +20,7 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: deb computed labs whole moments help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
+.PHONY: convert deb computed labs whole moments help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,6 +144,11 @@ smoke: deps ## fuzz every fuzz target for a moment
 			echo "$$dir $$f"; (cd "$$dir" && $(CURDIR)/bin/fuzz.test -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(SMOKE) -test.fuzzcachedir "$$cache"); \
 		done; \
 	done
+
+# libguestfs, by which virt-v2v works, starts the kernel of the machine that it is on.
+convert: deps ## a real guest converted by the real virt-v2v, for a replica on devices that it has no driver for
+	@kernel=$$(ls /boot/vmlinuz-* 2>/dev/null | head -n 1); hypervisors/kvm/lab/install.sh virt-v2v mmdebstrap $$([ -n "$$kernel" ] || echo linux-image-cloud-amd64)
+	CONVERT=1 go test -count=1 -v -timeout 60m -run TestRealConversion ./hypervisors/kvm
 
 faults: deps ## every fault of hosts, storage and connections on the lab, also those that wait for time limits
 	FAULTS=all go test -count=1 -timeout 60m -run TestFaults -v ./appliance

@@ -164,7 +164,11 @@ const convertRefused = 65
 // Sockets have names of 107 bytes at most, so they cannot be where the replica is, and the rest does not belong into /tmp.
 const convertScript = `program=$1 scratch=$2 name=$3 domain=$4 pid=
 shift 4
-tidy() { rm -rf -- "$scratch" ${tmp:+"$tmp"}; }
+tidy() {
+	# Where libguestfs has its own socket, root cannot say; that stays when it is killed.
+	socket=$(grep -aom 1 '/tmp/libguestfs[[:alnum:]]*/guestfsd.sock' "$scratch/log" 2>/dev/null)
+	rm -rf -- "$scratch" ${tmp:+"$tmp"} ${socket:+"${socket%/*}"}
+}
 stop() {
 	trap '' TERM HUP INT
 	if [ -n "$pid" ]; then

@@ -79,6 +79,9 @@ func (w *world) nothingLeft(r *replica) {
 	temporary, err := filepath.Glob("/tmp/" + w.h.name("convert") + ".*")
 	require.NoError(w.t, err)
 	require.Empty(w.t, temporary)
+	sockets, err := filepath.Glob("/tmp/libguestfs*")
+	require.NoError(w.t, err)
+	require.Empty(w.t, sockets)
 	require.Zero(w.t, sleepers(w.t, "4321"))
 	require.Zero(w.t, w.servers(r))
 }
