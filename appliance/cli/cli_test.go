@@ -168,6 +168,8 @@ var commands = map[string][]string{
 	"wrong-stage-machine":    {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--stage", "d=2"},
 	"groups-create-disks":    {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--leave-out", "c=vdb", "--disk-bus", "c=vda=sata", "--no-wait"},
 	"wrong-disk":             {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--leave-out", "d=vdb"},
+	"groups-create-convert":  {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--machine", "d", "--convert", "d", "--no-wait"},
+	"wrong-convert":          {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--convert", "d"},
 	"wrong-bus":              {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--disk-bus", "c=vda"},
 	"wrong-bus-name":         {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--disk-bus", "c=vda=floppy"},
 	"groups-create-stages":   {"groups", "create", "w", "--source", "a", "--target", "b", "--machine", "c", "--machine", "d", "--stage", "d=2", "--no-wait"},

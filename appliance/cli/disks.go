@@ -96,6 +96,21 @@ func diskEdits(g api.Group, edits []api.MachineEdit, out, back []string) ([]api.
 	return edits, nil
 }
 
+// convertedText names the machines of a group whose guests are converted; empty: none.
+func convertedText(g api.Group) string {
+	var all []string
+	for i, m := range g.Machines {
+		if !m.Convert {
+			continue
+		}
+		if i < len(g.Members) {
+			m.VM = g.Members[i].Name
+		}
+		all = append(all, m.VM)
+	}
+	return strings.Join(all, ", ")
+}
+
 // leftOutText says which disks of a group are left out; empty: none.
 func leftOutText(g api.Group) string {
 	var all []string

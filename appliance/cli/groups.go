@@ -136,7 +136,7 @@ func (a *app) showGroup(g api.Group) error {
 		from, to := sides(g)
 		facts(w, append([]string{
 			"name", g.Name, "id", g.ID, "state", stateOf(g), "from", from, "to", to, "storage", g.Storage,
-			"networks", networkText(g.Networks), "left out", leftOutText(g), "points", strconv.Itoa(g.Points),
+			"networks", networkText(g.Networks), "left out", leftOutText(g), "convert", convertedText(g), "points", strconv.Itoa(g.Points),
 			"newest", newestText(g), "health", healthText(g), "tested", testedText(g), "job", g.Job, "problem", g.Problem, "hint", g.Hint,
 			"created", stamp(g.Created), "revision", strconv.FormatInt(g.Revision, 10),
 		}, policyFacts(g.Policy)...)...)

@@ -71,7 +71,16 @@ func (f *appliance) UpdateGroup(_ context.Context, id string, revision int64, ed
 	if edit.Runbook != nil {
 		stages, edit.Runbook = edit.Runbook.Stages, nil
 	}
+	convert := map[string]bool{}
+	for i, m := range edit.Machines {
+		if m.Convert != nil {
+			convert[m.VM], edit.Machines[i].Convert = *m.Convert, nil // which would be shown as an address
+		}
+	}
 	f.note("edit %s %d %+v %+v", id, revision, edit, stages)
+	if len(convert) > 0 {
+		f.note("convert %v", convert)
+	}
 	g := someGroup()
 	g.Policy = edit.Policy
 	return g, f.check(id)

@@ -32,6 +32,8 @@ func init() {
 		"groups-edit-disks-twice": {"groups", "edit", "split", "--leave-out", "web1=vdb", "--no-checks", "web1"},
 		"groups-edit-disks-wrong": {"groups", "edit", "split", "--take-back", "web1=vdc"},
 		"groups-edit-disks-half":  {"groups", "edit", "split", "--leave-out", "web1"},
+		"groups-edit-convert":     {"groups", "edit", "split", "--convert", "web1", "--no-convert", "db1", "--leave-out", "web1=vdc"},
+		"groups-edit-convert-two": {"groups", "edit", "split", "--convert", "web1", "--no-convert", "web1"},
 		"groups-edit-nothing":     {"groups", "edit", "web"},
 		"groups-edit-both":        {"groups", "edit", "web", "--check", "db1=agent", "--no-checks", "db1"},
 		"hosts-test":              {"hosts", "test", "kvm3", "qemu:///system"},

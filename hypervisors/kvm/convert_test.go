@@ -79,7 +79,7 @@ func (w *world) nothingLeft(r *replica) {
 	temporary, err := filepath.Glob("/tmp/" + w.h.name("convert") + ".*")
 	require.NoError(w.t, err)
 	require.Empty(w.t, temporary)
-	sockets, err := filepath.Glob("/tmp/libguestfs*")
+	sockets, err := filepath.Glob("/tmp/libguestfsstandin*")
 	require.NoError(w.t, err)
 	require.Empty(w.t, sockets)
 	require.Zero(w.t, sleepers(w.t, "4321"))
