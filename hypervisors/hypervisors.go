@@ -250,6 +250,8 @@ type RunSpec struct {
 	// as ever. A run that exists is not converted again. When a conversion is cut off, the next call begins it anew, and End
 	// ends it. ErrUnconvertible: nothing is left of the run.
 	Convert bool
+	// Prepare, with Convert, makes the run and does not start it: the same call without Prepare does, in the time of a start.
+	Prepare bool
 }
 
 // RunStatus describes a run.

@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"understudy/api"
 	"understudy/hypervisors"
@@ -19,6 +20,19 @@ func (g *group) converts(i int, caps hypervisors.Capabilities) bool {
 }
 
 func (g *group) wantsConversion(i int) bool { return !g.Reversed && g.Spec.Machines[i].Convert }
+
+// convertReplicas converts the guests of some members for the live runs that are about to start, and says whether there
+// was one.
+func (e *Engine) convertReplicas(ctx context.Context, t *task, members []int) (bool, error) {
+	host, err := e.host(ctx, t.group.target().Host)
+	if err != nil {
+		return false, err
+	}
+	members = slices.DeleteFunc(slices.Clone(members), func(i int) bool { return !t.group.converts(i, host.Capabilities()) })
+	return len(members) > 0, e.some(ctx, t.group, t.group.target().Host, members, func(ctx context.Context, i int) error {
+		return e.startReplica(ctx, t.group, i, t.work.Point, true)
+	})
+}
 
 // cannotConvert says what surely keeps the guest of a machine from being converted on a host.
 func cannotConvert(caps hypervisors.Capabilities, host string, hw hypervisors.Hardware) *api.Error {

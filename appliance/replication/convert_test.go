@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -8,6 +9,7 @@ import (
 	"understudy/api"
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
+	"understudy/hypervisors/hypervisortest"
 )
 
 // conversions says how often the guest of a machine was converted.
@@ -114,6 +116,25 @@ func TestGuestThatCannotBeConverted(t *testing.T) {
 	require.True(t, w.running(w.home, vm))
 	require.False(t, w.running(w.away, g.Members[0].TargetVM))
 	require.Equal(t, api.StateProtected, w.group("shop").State)
+}
+
+// A conversion takes minutes, in which somebody may turn the source on: then the replica does not start.
+func TestSourceStartsDuringConversion(t *testing.T) {
+	w := newWorld(t)
+	vm := w.machine("web")
+	g := w.protect(converting(spec("shop", "web")))
+	w.faults["away"].Queue("Replica.Run", hypervisortest.After, func(context.Context) error {
+		require.False(t, w.running(w.home, vm))
+		require.False(t, w.running(w.away, g.Members[0].TargetVM), "it is only converted")
+		return w.home.Start(vm)
+	})
+	j, err := w.engine.Failover(t.Context(), "shop", api.FailoverOrder{Planned: true})
+	require.NoError(t, err)
+	j = w.wait(j.ID)
+	require.Equal(t, api.JobFailed, j.State, j.Error)
+	require.True(t, w.running(w.home, vm))
+	require.False(t, w.running(w.away, g.Members[0].TargetVM))
+	w.clean()
 }
 
 // What surely cannot be converted is refused before, with the field; where conversion would help, the doubt says so.

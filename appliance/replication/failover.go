@@ -82,15 +82,23 @@ func (e *Engine) startLive(ctx context.Context, t *task, members []int) error {
 			return err
 		}
 	}
+	if converted, err := e.convertReplicas(ctx, t, members); err != nil {
+		return err
+	} else if converted { // it is minutes since it was looked
+		if err := e.stillOff(ctx, t); err != nil {
+			return err
+		}
+	}
 	return e.some(ctx, t.group, t.group.target().Host, members, func(ctx context.Context, i int) error {
-		if err := e.startReplica(ctx, t.group, i, t.work.Point); err != nil {
+		if err := e.startReplica(ctx, t.group, i, t.work.Point, false); err != nil {
 			return fmt.Errorf("start replica: %w", err)
 		}
 		return nil
 	})
 }
 
-func (e *Engine) startReplica(ctx context.Context, g group, i int, point string) error {
+// startReplica makes a replica production, or only prepares that where its guest is converted.
+func (e *Engine) startReplica(ctx context.Context, g group, i int, point string, prepare bool) error {
 	replica, err := e.replicaOf(ctx, g, &g.Members[i])
 	if err != nil {
 		return err
@@ -117,7 +125,7 @@ func (e *Engine) startReplica(ctx context.Context, g group, i int, point string)
 			}
 		}
 	}
-	_, err = replica.Run(ctx, hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: point, Convert: convert})
+	_, err = replica.Run(ctx, hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: point, Convert: convert, Prepare: prepare && convert})
 	return err
 }
 

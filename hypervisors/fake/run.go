@@ -28,7 +28,7 @@ func (h *replicaHandle) Run(ctx context.Context, spec hypervisors.RunSpec) (hype
 	if err != nil {
 		return hypervisors.RunStatus{}, h.fail("run", "point "+spec.Point, err)
 	}
-	if run.machine.state == hypervisors.Off {
+	if run.machine.state == hypervisors.Off && !spec.Prepare {
 		run.machine.started()
 	}
 	return run.status(), nil

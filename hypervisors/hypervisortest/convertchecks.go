@@ -92,8 +92,21 @@ func checkConvertedLive(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	spec := hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: "p1", Convert: true}
+	spec := hypervisors.RunSpec{ID: hypervisors.LiveRun, Point: "p1", Convert: true, Prepare: true}
+	for range 2 {
+		ready, err := s.run(ctx, r, spec, network)
+		if err == nil && ready.State != hypervisors.Off {
+			err = fmt.Errorf("a run that is only prepared is %s", ready.State)
+		}
+		if err := errors.Join(err, s.wantState(ctx, status.VM, hypervisors.Off)); err != nil {
+			return err
+		}
+	}
+	spec.Prepare = false
 	run, err := s.run(ctx, r, spec, network)
+	if err == nil && run.State != hypervisors.Running {
+		err = fmt.Errorf("live run is %s", run.State)
+	}
 	if err != nil {
 		return err
 	}

@@ -95,6 +95,15 @@ func (c *conversion) work(ctx context.Context) (*devices, error) {
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
 	h := c.replica.host
+	select {
+	case h.converting <- struct{}{}:
+		defer func() { <-h.converting }()
+	case <-ctx.Done():
+		if c.ctx.Err() != nil {
+			return nil, errEnded
+		}
+		return nil, ctx.Err()
+	}
 	room, err := freeSpace(ctx, h.place, c.replica.dir)
 	if err != nil {
 		return nil, err
@@ -124,6 +133,9 @@ func (c *conversion) work(ctx context.Context) (*devices, error) {
 	}
 	return converted(string(out), c.hw)
 }
+
+// convertAtOnce bounds how many guests a host converts at once: each takes some 2.5 GiB of its memory.
+const convertAtOnce = 2
 
 // convertRoom is what virt-v2v wants for its scratch files at least, and what a conversion writes of the guest.
 const convertRoom = 3 << 29

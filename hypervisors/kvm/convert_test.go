@@ -155,6 +155,18 @@ func TestConvertedRuns(t *testing.T) {
 			w.nothingLeft(r)
 			require.NoError(t, r.End(w.ctx, "t1"))
 			require.NoError(t, r.End(w.ctx, "t2"))
+			prepared := w.convert("t3", "p1")
+			prepared.Prepare = true
+			ready, err := r.Run(w.ctx, prepared)
+			require.NoError(t, err)
+			require.Equal(t, hypervisors.Off, ready.State)
+			started, err := r.Run(w.ctx, w.convert("t3", "p1"))
+			require.NoError(t, err)
+			require.Equal(t, hypervisors.RunStatus{ID: "t3", Point: "p1", VM: ready.VM, State: hypervisors.Running}, started)
+			n, err = conversions(w.ctx, testLab.Target, started.VM)
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			require.NoError(t, r.End(w.ctx, "t3"))
 
 			live := w.convert(hypervisors.LiveRun, "p1")
 			run, err := r.Run(w.ctx, live)

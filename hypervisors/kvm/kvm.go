@@ -54,6 +54,8 @@ type host struct {
 	caps  hypervisors.Capabilities
 	lanes bool // drafts can be written through shared memory
 
+	converting chan struct{} // a slot is taken by each conversion
+
 	locks   vmLocks
 	open    openCheckpoints
 	owed    owed
@@ -87,7 +89,7 @@ func connect(ctx context.Context, uri string, o Options) (*host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &host{addr: addr, owner: o.Owner, log: o.Log}
+	h := &host{addr: addr, owner: o.Owner, log: o.Log, converting: make(chan struct{}, convertAtOnce)}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

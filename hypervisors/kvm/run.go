@@ -83,7 +83,8 @@ func (r *replica) runLive(ctx context.Context, m *manifest, p *point, spec hyper
 	if err == nil && def == nil { // somebody undefined it, but all that it wrote is there
 		err = r.define(ctx, m, p, spec.Networks)
 	}
-	if err != nil {
+	if err != nil || spec.Prepare {
+		s.State = hypervisors.Off
 		return s, nil, err
 	}
 	return s, nil, r.host.Start(ctx, m.VM)
@@ -158,6 +159,10 @@ func (r *replica) runTest(ctx context.Context, m *manifest, p *point, spec hyper
 		if err := r.save(ctx, m); err != nil {
 			return s, nil, err
 		}
+	}
+	if spec.Prepare {
+		s.State = hypervisors.Off
+		return s, nil, nil
 	}
 	text, err := def.Marshal()
 	if err != nil {
