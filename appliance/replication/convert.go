@@ -37,7 +37,7 @@ func (e *Engine) convertReplicas(ctx context.Context, t *task, members []int) (b
 // cannotConvert says what surely keeps the guest of a machine from being converted on a host.
 func cannotConvert(caps hypervisors.Capabilities, host string, hw hypervisors.Hardware) *api.Error {
 	if !caps.Convert {
-		return api.Errorf(api.CodeInvalid, "Install the package virt-v2v there and start the appliance anew, or take the wish back.",
+		return api.Errorf(api.CodeInvalid, "Take the wish back; or, on a libvirt host, install the package virt-v2v and start the appliance anew.",
 			"%s cannot convert the guest of %s", host, hw.Name)
 	}
 	if why := provisioning.Inconvertible(hw); why != "" {
@@ -88,7 +88,7 @@ func (p *plan) conversions() {
 		case p.g.converts(i, p.sight.target.caps):
 			p.change("guest-converted", m.Name, p.target, "The guest of %s is converted for the devices of %s before it starts, which takes minutes. Its recovery points stay as they are.", m.Name, p.target)
 		default:
-			p.warn("convert-missing", m.Name, p.target, fmt.Sprintf("%s cannot convert the guest of %s: it starts as it is, if it has drivers.", p.target, m.Name), "Install the package virt-v2v there.", false)
+			p.warn("convert-missing", m.Name, p.target, fmt.Sprintf("%s cannot convert the guest of %s: it starts as it is, if it has drivers.", p.target, m.Name), "On a libvirt host, install the package virt-v2v and start the appliance anew.", false)
 		}
 	}
 }

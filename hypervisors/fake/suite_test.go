@@ -74,6 +74,7 @@ func TestConformanceOfLess(t *testing.T) {
 		"a target only":            func(c *hypervisors.Capabilities) { c.Source, c.Guest, c.Isolation = false, false, false },
 		"a source only":            func(c *hypervisors.Capabilities) { c.Target, c.Power = false, false },
 		"no tracking, no networks": func(c *hypervisors.Capabilities) { c.ChangeTracking, c.GroupMoment, c.Isolation = false, false, false },
+		"no conversion":            func(c *hypervisors.Capabilities) { c.Convert = false },
 	} {
 		t.Run(name, func(t *testing.T) { hypervisortest.Run(t, newEnv(fake.WithCapabilities(less))) })
 	}

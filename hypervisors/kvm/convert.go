@@ -116,7 +116,7 @@ func (c *conversion) work(ctx context.Context) (*devices, error) {
 	if err != nil {
 		return nil, err
 	}
-	argv := []string{"sh", "-c", convertScript, "convert", converter, path.Join(c.replica.dir, scratchDir(c.run)), h.name("convert"), domain}
+	argv := []string{"sh", "-c", convertScript, "convert", converter, path.Join(c.replica.dir, scratchDir(c.run)), h.converterSockets(), domain}
 	for _, d := range c.disks {
 		argv = append(argv, d.file)
 	}
@@ -131,7 +131,11 @@ func (c *conversion) work(ctx context.Context) (*devices, error) {
 	case err != nil:
 		return nil, noSpace(err)
 	}
-	return converted(string(out), c.hw)
+	made, err := converted(string(out), c.hw)
+	if err == nil {
+		h.log.Info("guest was converted", "replica", c.replica.id, "run", c.run, "disks", made.Bus, "nics", made.NIC)
+	}
+	return made, err
 }
 
 // convertAtOnce bounds how many guests a host converts at once: each takes some 2.5 GiB of its memory.
@@ -165,21 +169,21 @@ func (c *conversion) domain() (string, error) {
 // convertRefused is the status of the script when virt-v2v refused the guest.
 const convertRefused = 65
 
-// convertScript runs the program $1 with scratch files below $2, which it makes, and sockets in a folder of /tmp whose name
-// begins with $3, on the machine $4 with the images that follow. It prints which devices the guest has drivers for. Nothing
+// convertScript runs the program $1 with scratch files below $2, which it makes, and sockets in a folder whose name begins
+// with $3, on the machine $4 with the images that follow. It prints which devices the guest has drivers for. Nothing
 // is left of it, however it ends, but for a kill -9 of itself: then the scratch files, for Clean.
 //
 // virt-v2v starts servers for the images that outlive it: when it is killed they never end, and when it has ended well they
 // still write what they have in memory. So all of them are one session, which is killed with it; and it is done only when
 // the images can be opened, and are whole.
 //
-// Sockets have names of 107 bytes at most, so they cannot be where the replica is, and the rest does not belong into /tmp.
-const convertScript = `program=$1 scratch=$2 name=$3 domain=$4 pid=
+// Sockets have names of 107 bytes at most, so they cannot be where the replica is.
+const convertScript = `program=$1 scratch=$2 sockets=$3 domain=$4 pid=
 shift 4
 tidy() {
 	# Where libguestfs has its own socket, root cannot say; that stays when it is killed.
-	socket=$(grep -aom 1 '/tmp/libguestfs[[:alnum:]]*/guestfsd.sock' "$scratch/log" 2>/dev/null)
-	rm -rf -- "$scratch" ${tmp:+"$tmp"} ${socket:+"${socket%/*}"}
+	other=$(grep -aom 1 '/tmp/libguestfs[[:alnum:]]*/guestfsd.sock' "$scratch/log" 2>/dev/null)
+	rm -rf -- "$scratch" ${tmp:+"$tmp"} ${other:+"${other%/*}"}
 }
 stop() {
 	trap '' TERM HUP INT
@@ -195,7 +199,7 @@ stop() {
 }
 trap tidy EXIT
 trap stop TERM HUP INT
-rm -rf -- "$scratch" && mkdir -m 700 -- "$scratch" && tmp=$(mktemp -d "/tmp/$name.XXXXXX") && printf %s "$domain" >"$scratch/domain.xml" || exit 1
+rm -rf -- "$scratch" && mkdir -m 700 -- "$scratch" && mkdir -p -m 700 -- "${sockets%/*}" && tmp=$(mktemp -d "$sockets.XXXXXX") && printf %s "$domain" >"$scratch/domain.xml" || exit 1
 export PATH="$PATH:/usr/libexec" LIBGUESTFS_BACKEND=direct TMPDIR="$tmp" VIRT_V2V_TMPDIR="$scratch" LIBGUESTFS_TMPDIR="$scratch" LIBGUESTFS_CACHEDIR="$scratch"
 setsid "$program" -v -i libvirtxml "$scratch/domain.xml" >"$scratch/log" 2>&1 </dev/null &
 pid=$!
@@ -273,13 +277,16 @@ func (made *devices) fit(def *libvirtxml.Domain, disks []fittedDisk) {
 	}
 }
 
+// converterSockets is where conversions of ours have their sockets, but for what tells them apart.
+func (h *host) converterSockets() string { return path.Join(exportDir, "convert."+h.owner) }
+
 // cleanConversions removes the folders of conversions that were killed with all that would have removed them.
 func (h *host) cleanConversions(ctx context.Context) ([]string, error) {
-	names, err := list(ctx, h.place, "/tmp")
+	names, err := list(ctx, h.place, exportDir)
 	var removed []string
 	for _, name := range names {
-		if strings.HasPrefix(name, h.name("convert")+".") {
-			removed = append(removed, path.Join("/tmp", name))
+		if folder := path.Join(exportDir, name); strings.HasPrefix(folder, h.converterSockets()+".") {
+			removed = append(removed, folder)
 		}
 	}
 	return removed, errors.Join(err, removeAll(ctx, h.place, removed...))

@@ -76,7 +76,7 @@ func (w *world) nothingLeft(r *replica) {
 	for _, name := range names {
 		require.False(w.t, strings.HasPrefix(name, "convert-"), name)
 	}
-	temporary, err := filepath.Glob("/tmp/" + w.h.name("convert") + ".*")
+	temporary, err := filepath.Glob(testLab.Target.Outside(w.h.converterSockets()) + ".*")
 	require.NoError(w.t, err)
 	require.Empty(w.t, temporary)
 	sockets, err := filepath.Glob("/tmp/libguestfsstandin*")
@@ -313,7 +313,7 @@ func TestConversionBeginsAnew(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		require.NoError(t, mkdirAll(w.ctx, w.h.place, path.Join(r.dir, scratchDir(id))))
-		temporary := "/tmp/" + w.h.name("convert") + ".dead"
+		temporary := w.h.converterSockets() + ".dead"
 		require.NoError(t, mkdirAll(w.ctx, w.h.place, temporary))
 
 		r = w.reopen()

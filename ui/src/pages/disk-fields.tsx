@@ -101,8 +101,8 @@ export function DiskSettings({ group }: { group: Group }) {
                   summary={m => [words(m.disks).join(', ') || t('disks.all'), ...(m.convert ? [t('protect.converted')] : [])].join(', ')}>
                   {(m, path, put) => (
                     <>
-                    <DiskFields machine={name(m)} disks={(here.machines ?? []).find(o => o.id === member(m)?.sourceVM)?.disks ?? []} wishes={m.disks} path={`${path}.leaveOut`} onChange={disks => put({ disks })} />
-                    <ConvertField machine={name(m)} target={group.targetHost} path={`${path}.convert`} value={m.convert} onChange={convert => put({ convert })} />
+                      <DiskFields machine={name(m)} disks={(here.machines ?? []).find(o => o.id === member(m)?.sourceVM)?.disks ?? []} wishes={m.disks} path={`${path}.leaveOut`} onChange={disks => put({ disks })} />
+                      <ConvertField machine={name(m)} target={group.targetHost} path={`${path}.convert`} value={m.convert} onChange={convert => put({ convert })} />
                     </>
                   )}
                 </MachineWishes>
