@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -79,9 +80,11 @@ func (w *world) nothingLeft(r *replica) {
 	temporary, err := filepath.Glob(testLab.Target.Outside(w.h.converterSockets()) + ".*")
 	require.NoError(w.t, err)
 	require.Empty(w.t, temporary)
-	sockets, err := filepath.Glob("/tmp/libguestfsstandin*")
-	require.NoError(w.t, err)
-	require.Empty(w.t, sockets)
+	sockets, err := os.ReadFile(testLab.Target.Outside("/run/converter-sockets"))
+	require.True(w.t, err == nil || errors.Is(err, fs.ErrNotExist), "%v", err)
+	for dir := range strings.Lines(string(sockets)) {
+		require.NoDirExists(w.t, strings.TrimSpace(dir))
+	}
 	require.Zero(w.t, sleepers(w.t, "4321"))
 	require.Zero(w.t, w.servers(r))
 }
