@@ -128,8 +128,11 @@ func (c *conversion) work(ctx context.Context) (*devices, error) {
 	case errors.As(err, &failed) && failed.Status == convertRefused:
 		return nil, &hypervisors.Error{Op: "convert", Subject: "machine " + c.hw.Name, Err: fmt.Errorf("%w: %s", hypervisors.ErrUnconvertible, bounded(failed.Stderr)),
 			Hint: "These are virt-v2v's words. Start it without a conversion, or repair at the source what they name."}
+	case failed != nil: // it is not the guest
+		return nil, &hypervisors.Error{Op: "convert", Subject: "machine " + c.hw.Name, Err: noSpace(err),
+			Hint: "libguestfs-test-tool says on the host what is missing there: often a kernel that can be read, or a KVM that works."}
 	case err != nil:
-		return nil, noSpace(err)
+		return nil, err
 	}
 	made, err := converted(string(out), c.hw)
 	if err == nil {
@@ -197,11 +200,16 @@ stop() {
 	fi 2>/dev/null
 	exit 143
 }
+run() {
+	[ -e /proc/self/fd ] && exec setsid "$@"
+	# Where libvirtd has processes of its own, /proc shows those and not ours, and libguestfs finds none of its own files.
+	exec setsid unshare --mount sh -c 'mount -t proc proc /proc && exec "$@"' run "$@"
+}
 trap tidy EXIT
 trap stop TERM HUP INT
 rm -rf -- "$scratch" && mkdir -m 700 -- "$scratch" && mkdir -p -m 700 -- "${sockets%/*}" && tmp=$(mktemp -d "$sockets.XXXXXX") && printf %s "$domain" >"$scratch/domain.xml" || exit 1
 export PATH="$PATH:/usr/libexec" LIBGUESTFS_BACKEND=direct TMPDIR="$tmp" VIRT_V2V_TMPDIR="$scratch" LIBGUESTFS_TMPDIR="$scratch" LIBGUESTFS_CACHEDIR="$scratch"
-setsid "$program" -v -i libvirtxml "$scratch/domain.xml" >"$scratch/log" 2>&1 </dev/null &
+run "$program" -v -i libvirtxml "$scratch/domain.xml" >"$scratch/log" 2>&1 </dev/null &
 pid=$!
 wait "$pid"
 status=$?

@@ -29,6 +29,8 @@ func TestRealConversion(t *testing.T) {
 	}
 	// That there is KVM proves nothing: see lab.
 	t.Setenv("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
+	bySSH := []byte("#!/bin/sh\nLIBGUESTFS_BACKEND_SETTINGS=force_tcg exec /usr/bin/" + converter + " \"$@\"\n")
+	require.NoError(t, os.WriteFile(filepath.Join(testLab.Target.Programs(), converter), bySSH, 0o755))
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Minute)
 	t.Cleanup(cancel)
@@ -67,6 +69,11 @@ func TestRealConversion(t *testing.T) {
 	require.Equal(t, temporary, temporaryFiles(t))
 
 	for _, id := range []string{"t3", hypervisors.LiveRun} {
+		if id == hypervisors.LiveRun { // a failover, of a host that is reached by SSH
+			w.h = openHost(t, testLab.Target.SSHURI())
+			r, err = w.h.findReplica(ctx, w.spec.ID)
+			require.NoError(t, err)
+		}
 		began := time.Now()
 		run, err = r.Run(ctx, w.convert(id, "p1"))
 		require.NoError(t, err)

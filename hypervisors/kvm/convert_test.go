@@ -217,6 +217,20 @@ func TestConversionsThatFail(t *testing.T) {
 	require.Empty(t, s.Runs)
 	require.Equal(t, pointFiles("p1", "p2", "p3"), w.images(r))
 
+	w.withSystem(r, "p4", "")
+	d, err := r.Draft(w.ctx, w.request("p5"))
+	require.NoError(t, err)
+	_, err = d.Disks()[0].WriteAt([]byte("\xbe\xef"), 506)
+	require.NoError(t, err)
+	require.NoError(t, d.Commit(w.ctx, describe(w.request("p5"))))
+	_, err = r.Run(w.ctx, w.convert("t1", "p5"))
+	require.ErrorContains(t, err, "guestfs_launch failed")
+	require.NotErrorIs(t, err, hypervisors.ErrUnconvertible, "it is the host")
+	require.Contains(t, hypervisors.Hint(err), "libguestfs-test-tool")
+	require.NoError(t, r.End(w.ctx, "t1"))
+	require.NoError(t, r.Drop(w.ctx, "p5"))
+	w.nothingLeft(r)
+
 	w.h.caps.Convert = false
 	_, err = r.Run(w.ctx, w.convert("t1", "p3"))
 	require.ErrorIs(t, err, hypervisors.ErrIncapable)
