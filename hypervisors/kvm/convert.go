@@ -188,15 +188,21 @@ tidy() {
 	other=$(grep -aom 1 '/tmp/libguestfs[[:alnum:]]*/guestfsd.sock' "$scratch/log" 2>/dev/null)
 	rm -rf -- "$scratch" ${tmp:+"$tmp"} ${other:+"${other%/*}"}
 }
+gone() {
+	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+		kill -0 -- "-$pid" || return
+		sleep 0.2
+	done
+}
+end() {
+	kill -9 -- "-$pid" && gone
+} 2>/dev/null
 stop() {
 	trap '' TERM HUP INT
 	if [ -n "$pid" ]; then
 		kill -- "-$pid" || kill "$pid"
-		for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-			kill -0 -- "-$pid" || break
-			sleep 0.2
-		done
-		kill -9 -- "-$pid"
+		gone
+		end
 	fi 2>/dev/null
 	exit 143
 }
@@ -214,7 +220,7 @@ pid=$!
 wait "$pid"
 status=$?
 if [ "$status" -ne 0 ]; then
-	kill -9 -- "-$pid" 2>/dev/null
+	end
 	awk '/^virt-v2v[a-z-]*: error: / { sub(/^[^:]*: error: /, ""); text = ""; on = 1 } /^[[:space:]]*$/ { on = 0 } on { text = text " " $0 } { last = $0 } END { print text != "" ? text : last }' "$scratch/log" >&2
 	# Before that it had not come to look at the guest.
 	[ "$status" -lt 128 ] && grep -aq '^guestfsd: ' "$scratch/log" && exit 65
@@ -225,7 +231,7 @@ for image; do
 	until qemu-img check -q -f qcow2 "$image" 2>"$scratch/check"; do
 		[ $? -eq 1 ] && tries=$((tries + 1)) || tries=301 # more than 1: it was not closed in good order
 		if [ "$tries" -gt 300 ]; then
-			kill -9 -- "-$pid" 2>/dev/null
+			end
 			echo "image $image after the conversion: $(cat "$scratch/check")" >&2
 			exit 1
 		fi
