@@ -188,14 +188,15 @@ tidy() {
 	other=$(grep -aom 1 '/tmp/libguestfs[[:alnum:]]*/guestfsd.sock' "$scratch/log" 2>/dev/null)
 	rm -rf -- "$scratch" ${tmp:+"$tmp"} ${other:+"${other%/*}"}
 }
+# A moment at most, since those that nobody reaps are never gone. By -s, as some shells take no -- after a number.
 gone() {
-	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-		kill -0 -- "-$pid" || return
+	for _ in 1 2 3 4 5; do
+		kill -s 0 -- "-$pid" || return
 		sleep 0.2
 	done
 }
 end() {
-	kill -9 -- "-$pid" && gone
+	kill -s KILL -- "-$pid" && gone
 } 2>/dev/null
 stop() {
 	trap '' TERM HUP INT
