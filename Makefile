@@ -126,23 +126,20 @@ bench: deps ui ## measure against the peers in the same run, ROW=P2 for one row;
 	$(if $(ROW),,go test -run '^$$' -bench . -benchtime $(BENCHTIME) -timeout 30m ./snapshot/...)
 	go run ./appliance/bench -row '$(ROW)'
 
-# Names are read from the source: to ask the packages for them would build all of them, and start a lab.
+# Fuzz targets, each as its folder and its name. They are read from the source: to ask the packages for them would build all
+# of them, and start a lab.
+list_fuzz = grep -roE '^func Fuzz[A-Za-z0-9]+' --include='*_test.go' . | sort | sed 's|/[^/]*:func | |'
+
 fuzz: deps ## fuzz every fuzz target for FUZZTIME
-	@grep -rlE '^func Fuzz' --include='*_test.go' . | sort | while read -r file; do \
-		for f in $$(grep -oE '^func Fuzz[A-Za-z0-9]+' "$$file" | cut -d ' ' -f 2); do \
-			echo "$$(dirname "$$file") $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
-		done; \
-	done
+	@$(list_fuzz) | while read -r dir f; do echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) "$$dir"; done
 
 # Counted and not timed, so that a slow machine does the same; and built as other tests are: to build everything once more
 # with counters, so that coverage guides the inputs, takes longer than so few of them are worth.
 smoke: deps ## fuzz every fuzz target for a moment
-	@mkdir -p bin; cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; \
-	grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n 1 dirname | sort -u | while read -r dir; do \
-		go test -c -o bin/fuzz.test "$$dir"; \
-		for f in $$(grep -ohE '^func Fuzz[A-Za-z0-9]+' "$$dir"/*_test.go | cut -d ' ' -f 2); do \
-			echo "$$dir $$f"; (cd "$$dir" && $(CURDIR)/bin/fuzz.test -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(SMOKE) -test.fuzzcachedir "$$cache"); \
-		done; \
+	@mkdir -p bin; cache=$$(mktemp -d); trap 'rm -rf "$$cache"' EXIT; built=; \
+	$(list_fuzz) | while read -r dir f; do \
+		[ "$$dir" = "$$built" ] || go test -c -o bin/fuzz.test "$$dir"; built=$$dir; \
+		echo "$$dir $$f"; (cd "$$dir" && $(CURDIR)/bin/fuzz.test -test.run '^$$' -test.fuzz "^$$f\$$" -test.fuzztime $(SMOKE) -test.fuzzcachedir "$$cache"); \
 	done
 
 # libguestfs, by which virt-v2v works, starts the kernel of the machine that it is on.
