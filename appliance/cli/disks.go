@@ -37,11 +37,8 @@ func diskOf(machines []api.GroupMachine, flag, text string) (*api.GroupMachine, 
 	if name == "" || disk == "" {
 		return nil, "", wrong(fmt.Sprintf("%s %q is not MACHINE=DISK", flag, text))
 	}
-	i := slices.IndexFunc(machines, func(m api.GroupMachine) bool { return m.VM == name })
-	if i < 0 {
-		return nil, "", wrong(fmt.Sprintf("%s %s: no --machine has that name", flag, text))
-	}
-	return &machines[i], disk, nil
+	m, err := machineNamed(machines, name, flag+" "+text)
+	return m, disk, err
 }
 
 // wishFor finds the wish for a disk, or makes it.
@@ -60,12 +57,10 @@ func diskEdits(g api.Group, edits []api.MachineEdit, out, back []string) ([]api.
 		if name == "" || disk == "" {
 			return wrong(fmt.Sprintf("%s %q is not MACHINE=DISK", flag, text))
 		}
-		m := machineOf(g, name)
-		i := slices.IndexFunc(edits, func(e api.MachineEdit) bool { return e.VM == name })
-		if i < 0 {
-			i, edits = len(edits), append(edits, api.MachineEdit{VM: name, Stage: m.Stage, Checks: m.Checks})
-		}
+		var i int
+		i, edits = editOf(g, edits, name)
 		if edits[i].LeaveOut == nil {
+			m := machineOf(g, name)
 			edits[i].LeaveOut = append([]string{}, m.LeftOut()...)
 		}
 		if edits[i].LeaveOut = do(edits[i].LeaveOut, disk); edits[i].LeaveOut == nil {
@@ -100,27 +95,27 @@ func diskEdits(g api.Group, edits []api.MachineEdit, out, back []string) ([]api.
 func convertedText(g api.Group) string {
 	var all []string
 	for i, m := range g.Machines {
-		if !m.Convert {
-			continue
+		if m.Convert {
+			all = append(all, machineName(g, i))
 		}
-		if i < len(g.Members) {
-			m.VM = g.Members[i].Name
-		}
-		all = append(all, m.VM)
 	}
 	return strings.Join(all, ", ")
+}
+
+// machineName is what a machine of a group is called, once it is known; before, what the specification calls it.
+func machineName(g api.Group, i int) string {
+	if i < len(g.Members) {
+		return g.Members[i].Name
+	}
+	return g.Machines[i].VM
 }
 
 // leftOutText says which disks of a group are left out; empty: none.
 func leftOutText(g api.Group) string {
 	var all []string
 	for i, m := range g.Machines {
-		name := m.VM
-		if i < len(g.Members) {
-			name = g.Members[i].Name
-		}
 		if out := m.LeftOut(); len(out) > 0 {
-			all = append(all, name+": "+strings.Join(out, ", "))
+			all = append(all, machineName(g, i)+": "+strings.Join(out, ", "))
 		}
 	}
 	return strings.Join(all, "; ")

@@ -145,24 +145,28 @@ func stageEdits(g api.Group, edits []api.MachineEdit, stages []string) ([]api.Ma
 		if err != nil {
 			return nil, err
 		}
-		i := slices.IndexFunc(edits, func(m api.MachineEdit) bool { return m.VM == name })
-		if i < 0 {
-			i, edits = len(edits), append(edits, api.MachineEdit{VM: name, Checks: machineOf(g, name).Checks})
-		}
+		var i int
+		i, edits = editOf(g, edits, name)
 		edits[i].Stage = stage
 	}
 	return edits, nil
+}
+
+// editOf finds the edit of a machine, or adds one that changes nothing.
+func editOf(g api.Group, edits []api.MachineEdit, name string) (int, []api.MachineEdit) {
+	if i := slices.IndexFunc(edits, func(e api.MachineEdit) bool { return e.VM == name }); i >= 0 {
+		return i, edits
+	}
+	m := machineOf(g, name)
+	return len(edits), append(edits, api.MachineEdit{VM: name, Stage: m.Stage, Checks: m.Checks})
 }
 
 // convertEdits adds the machines whose guests are converted from now on, or not any more, to the edits.
 func convertEdits(g api.Group, edits []api.MachineEdit, convert, asIs []string) ([]api.MachineEdit, error) {
 	for n, name := range slices.Concat(convert, asIs) {
 		on := n < len(convert)
-		i := slices.IndexFunc(edits, func(e api.MachineEdit) bool { return e.VM == name })
-		if i < 0 {
-			m := machineOf(g, name)
-			i, edits = len(edits), append(edits, api.MachineEdit{VM: name, Stage: m.Stage, Checks: m.Checks})
-		}
+		var i int
+		i, edits = editOf(g, edits, name)
 		if edits[i].Convert != nil && *edits[i].Convert != on {
 			return nil, wrong(fmt.Sprintf("--no-convert %s: it is to be converted too", name))
 		}

@@ -148,11 +148,11 @@ func (s *specFlags) spec(name string, in io.Reader) (api.GroupSpec, error) {
 		return spec, err
 	}
 	for _, name := range s.convert {
-		i := slices.IndexFunc(spec.Machines, func(m api.GroupMachine) bool { return m.VM == name })
-		if i < 0 {
-			return spec, wrong(fmt.Sprintf("--convert %s: no --machine has that name", name))
+		m, err := machineNamed(spec.Machines, name, "--convert "+name)
+		if err != nil {
+			return spec, err
 		}
-		spec.Machines[i].Convert = true
+		m.Convert = true
 	}
 	for _, c := range s.checks {
 		if err := addCheck(spec.Machines, c); err != nil {
@@ -172,12 +172,21 @@ func setStage(machines []api.GroupMachine, s string) error {
 	if err != nil {
 		return err
 	}
+	m, err := machineNamed(machines, name, "--stage "+s)
+	if err != nil {
+		return err
+	}
+	m.Stage = stage
+	return nil
+}
+
+// machineNamed finds the machine that a flag speaks of.
+func machineNamed(machines []api.GroupMachine, name, flag string) (*api.GroupMachine, error) {
 	i := slices.IndexFunc(machines, func(m api.GroupMachine) bool { return m.VM == name })
 	if i < 0 {
-		return wrong(fmt.Sprintf("--stage %s: no --machine has that name", s))
+		return nil, wrong(flag + ": no --machine has that name")
 	}
-	machines[i].Stage = stage
-	return nil
+	return &machines[i], nil
 }
 
 func parseStage(s string) (machine string, stage int, err error) {
