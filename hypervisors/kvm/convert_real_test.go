@@ -173,13 +173,3 @@ func serial(t *testing.T, ctx context.Context, vm string, until ...string) strin
 		require.NoError(t, err, said.String())
 	}
 }
-
-// waitForIn is waitFor with a time limit of its own.
-func waitForIn(t *testing.T, ctx context.Context, what string, is func() bool) {
-	t.Helper()
-	for !is() {
-		if !pause(ctx, time.Second) {
-			t.Fatal("waited too long until " + what)
-		}
-	}
-}

@@ -250,16 +250,18 @@ func (r *replica) overlayOn(m *manifest, p *point, disk, file string) (overlay, 
 // the manifest says that the stage is stale, it did not come so far. Each overlay is whole when it takes its name. The
 // machine must be off.
 func (r *replica) makeStage(ctx context.Context, m *manifest, p *point, networks map[string]string) error {
-	if err := r.makeStageImages(ctx, m, p); err != nil {
+	if err := r.makeOverlays(ctx, m, p, m.stageDisks(p), stageFile); err != nil {
 		return err
 	}
 	return r.useStage(ctx, m, p, networks)
 }
 
-func (r *replica) makeStageImages(ctx context.Context, m *manifest, p *point) error {
+// makeOverlays makes overlays of disks on p, in files that file names, and anew where there are some: by their names and
+// not in their place, since a conversion that was cut off may not have let go of those.
+func (r *replica) makeOverlays(ctx context.Context, m *manifest, p *point, disks []string, file func(disk string) string) error {
 	var overlays []overlay
-	for _, disk := range m.stageDisks(p) {
-		o, err := r.overlayOn(m, p, disk, stageFile(disk))
+	for _, disk := range disks {
+		o, err := r.overlayOn(m, p, disk, file(disk))
 		if err != nil {
 			return err
 		}

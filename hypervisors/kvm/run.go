@@ -116,7 +116,7 @@ func (r *replica) prepareLive(ctx context.Context, m *manifest, p *point, spec h
 	if !spec.Convert {
 		return nil, r.makeStage(ctx, m, p, spec.Networks)
 	}
-	if err := r.makeStageImages(ctx, m, p); err != nil {
+	if err := r.makeOverlays(ctx, m, p, m.stageDisks(p), stageFile); err != nil {
 		return nil, err
 	}
 	return r.newConversion(m, spec.ID, r.fittedDisks(m, p, stageFile)), nil
@@ -148,7 +148,10 @@ func (r *replica) runTest(ctx context.Context, m *manifest, p *point, spec hyper
 	}
 	if !t.Ready {
 		if made == nil {
-			if err := r.makeTestDisks(ctx, m, t, p); err != nil {
+			if err := r.save(ctx, m); err != nil { // before there is something to be removed
+				return s, nil, err
+			}
+			if err := r.makeOverlays(ctx, m, p, t.Disks, t.file); err != nil {
 				return s, nil, err
 			}
 			if spec.Convert {
@@ -177,23 +180,6 @@ func (r *replica) runTest(ctx context.Context, m *manifest, p *point, spec hyper
 		return s, nil, virtError(err)
 	}
 	return s, nil, d.Free()
-}
-
-// makeTestDisks records a test and makes its overlays, anew where there are some.
-func (r *replica) makeTestDisks(ctx context.Context, m *manifest, t *testRun, p *point) error {
-	if err := r.save(ctx, m); err != nil {
-		return err
-	}
-	var overlays []overlay
-	for _, disk := range t.Disks {
-		o, err := r.overlayOn(m, p, disk, t.file(disk))
-		if err != nil {
-			return err
-		}
-		overlays = append(overlays, o)
-	}
-	// By their names, not in their place: a conversion that was cut off may not have let go of those that are there.
-	return replaceImages(ctx, r.host.place, r.dir, overlays)
 }
 
 // End stops a run and throws away what it wrote.

@@ -1,6 +1,7 @@
 package kvm
 
 import (
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -42,7 +43,12 @@ const pollEvery = 20 * time.Millisecond
 // waitFor waits for a condition of the hosts, which are real and tell no clock.
 func waitFor(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	ctx := testContext(t)
+	waitForIn(t, testContext(t), what, is)
+}
+
+// waitForIn is waitFor with a time limit of its own.
+func waitForIn(t *testing.T, ctx context.Context, what string, is func() bool) {
+	t.Helper()
 	for !is() {
 		if !pause(ctx, pollEvery) {
 			t.Fatal("waited too long until " + what)
