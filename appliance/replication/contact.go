@@ -123,14 +123,14 @@ func (e *Engine) ask(ctx context.Context, p *endpoint) ([]hypervisors.Storage, e
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		defer p.asking.Store(false)
+		var a answer
 		host, err := e.host(ctx, p.ID)
-		if err != nil {
-			answers <- answer{nil, err}
-			return
+		if err == nil {
+			a.storage, err = host.Storage(ctx)
 		}
-		storage, err := host.Storage(ctx)
-		answers <- answer{storage, err}
+		a.err = err
+		p.asking.Store(false) // first: who has the answer may ask again at once
+		answers <- a
 	}()
 	timer := time.NewTimer(lookTimeout)
 	defer timer.Stop()

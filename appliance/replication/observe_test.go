@@ -214,6 +214,19 @@ func TestHostDown(t *testing.T) {
 	require.False(t, on)
 }
 
+// TestLookAfterLook: a question that has been answered is no longer being asked.
+func TestLookAfterLook(t *testing.T) {
+	w := newWorld(t)
+	for range 2000 {
+		w.engine.Look(t.Context())
+		hosts, err := w.engine.ListHosts(t.Context())
+		require.NoError(t, err)
+		for _, h := range hosts {
+			require.True(t, h.Connected, h.Problem)
+		}
+	}
+}
+
 // TestHostThatHangs delays nobody, and is down.
 func TestHostThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
