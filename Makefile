@@ -20,7 +20,9 @@ list_real = go list -test -f '{{.ImportPath}} {{join .Deps " "}}' ./... | awk '/
 ui_sources := $(shell find ui/src ui/public -type f 2>/dev/null) ui/index.html ui/vite.config.ts ui/tsconfig.json
 ui_packages := ui/node_modules/.package-lock.json
 
-.PHONY: convert deb computed labs whole moments help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
+receivers := snmptrapd rsyslog rsyslog-gnutls smitools python3-aiosmtpd slapd
+
+.PHONY: convert deb computed esx labs whole moments help deps receivers browser ui ui-test build demo demo-esx test check fmt vet lint race race-esx simulate drift crash soak bench fuzz smoke faults clean
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +45,7 @@ ui-test: $(ui_packages) ## the console: types against the API, words, and the lo
 
 # Servers that the tests run as children of their own; none is started or configured on this machine itself.
 receivers: deps ## install the Debian packages of the servers that notifications and sign-in are tested against
-	@hypervisors/kvm/lab/install.sh snmptrapd rsyslog rsyslog-gnutls smitools python3-aiosmtpd slapd
+	@hypervisors/kvm/lab/install.sh $(receivers)
 
 build: deps ui ## build bin/understudy
 	go build -ldflags '-X main.version=$(VERSION)' -o bin/understudy ./appliance
@@ -60,17 +62,20 @@ demo-esx: build ## protect a machine of a simulated ESX host on KVM, where it bo
 	@bin/demo --esx $(if $(HEADLESS),--headless) --understudy bin/understudy
 
 # Labs mostly wait for their guests. So two run at a time, and what computes beside them takes what they leave.
-test: deps receivers browser ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
+test: ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
+	@hypervisors/kvm/lab/install.sh $(receivers) chromium
 	@$(MAKE) --no-print-directory --jobs=3 labs whole computed
 
 computed: ui
-	@nice -n 10 $(MAKE) --no-print-directory --jobs=1 ui-test race simulate moments smoke
+	@nice -n 10 $(MAKE) --no-print-directory --jobs=2 race esx simulate moments smoke ui-test
 
-# The suite on the ESX simulator takes the race detector five times as long: it has a target of its own.
 race: deps receivers ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real") | grep -v /hypervisors/esx$$); \
-	set -x; go test -race -count=1 -timeout 30m $$pure; go test -race -count=1 -timeout 30m ./hypervisors/esx -skip Conformance; \
-	go test -count=1 ./hypervisors/esx -run 'Conformance|KilledTarget'
+	set -x; go test -race -count=1 -timeout 30m $$pure; go test -race -count=1 -timeout 30m ./hypervisors/esx -skip Conformance
+
+# The race detector takes five times as long with it: that has a target of its own.
+esx: deps ## the suite on the ESX simulator
+	go test -count=1 -timeout 30m ./hypervisors/esx -run 'Conformance|KilledTarget'
 
 race-esx: deps ## the suite on the ESX simulator, with the race detector
 	go test -race -count=1 -timeout 30m ./hypervisors/esx -run Conformance
