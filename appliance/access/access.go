@@ -80,11 +80,8 @@ func New(o Options) (*Access, error) {
 		o.Log = slog.Default()
 	}
 	a := &Access{Options: o, throttle: newThrottle(o.Clock), idle: DefaultIdle,
-		users: map[string]user{}, sessions: map[string]session{}, tokens: map[string]token{}, byDigest: map[string]string{}}
-	var err error
-	if a.passwords, err = newPasswords(o.Cost); err != nil {
-		return nil, err
-	}
+		users: map[string]user{}, sessions: map[string]session{}, tokens: map[string]token{}, byDigest: map[string]string{},
+		passwords: newPasswords(o.Cost)}
 	if err := a.load(); err != nil {
 		return nil, err
 	}
