@@ -46,7 +46,7 @@ func newMemoryWorld(t testing.TB) *memoryWorld {
 	w := &memoryWorld{home: fake.New("home", time.Now), away: fake.New("away", time.Now), faults: &hypervisortest.Faults{},
 		truth: map[string]string{}}
 	for i, name := range []string{"web", "db"} {
-		id := w.home.AddVM(hypervisors.Hardware{Name: name, Disks: []hypervisors.Disk{{Size: 3 * mib}, {Size: 2 * mib}},
+		id := w.home.AddVM(hypervisors.Hardware{Name: name, Disks: []hypervisors.Disk{{Size: mib}, {Size: mib / 2}},
 			NICs: []hypervisors.NIC{{Network: "lan"}}, GuestAgent: true})
 		require.NoError(t, w.home.Guest(id).Install(fake.GuestConfig{Seed: uint64(i), Serves: map[string]string{answerOf(name): "hello from " + name}}))
 		require.NoError(t, w.home.Start(id))
