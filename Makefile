@@ -67,7 +67,7 @@ test: ## all tests: pure Go with the race detector, KVM on a real lab, every fuz
 	@$(MAKE) --no-print-directory --jobs=3 labs whole computed
 
 computed: ui
-	@nice -n 10 $(MAKE) --no-print-directory --jobs=2 race esx simulate moments smoke ui-test
+	@nice -n 19 $(MAKE) --no-print-directory --jobs=2 race esx simulate moments smoke ui-test
 
 race: deps receivers ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real") | grep -v /hypervisors/esx$$); \
@@ -86,10 +86,10 @@ simulate: deps ## ten thousand cycles with random faults on fake hosts, in simul
 moments: deps ## kills, power failures and previews at more moments than the race detector has time for; KILL=all kills at each
 	go test -count=1 -timeout 3h ./appliance/replication -run 'KillAtEveryStep|PowerFailure|PreviewAndOrderAgree'
 
-# One package at a time: each has a lab of its own, and its guests are emulated. These need no console: they run while it
-# is built.
+# One package at a time, the longest first: each has a lab of its own, and its guests are emulated. These need no console:
+# they run while it is built.
 labs: deps ## tests against real libvirt hosts and guests, but for those of the whole appliance
-	@real=$$($(list_real) | grep -v /appliance$$); set -x; go test -count=1 -timeout 30m -p 1 $$real
+	@real=$$($(list_real) | grep -v /appliance$$ | sort -r); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
 whole: ui browser ## tests of the whole appliance on real hosts, and of the console in a browser
 	go test -count=1 -timeout 30m ./appliance
