@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"testing"
 
@@ -79,14 +81,15 @@ func (m *mortal) Dial(ctx context.Context, path string) (net.Conn, error) {
 }
 
 // die does work again and again, with the process killed at another command each time, until it is done before that.
-// After each death a new process takes over, and where it finds the replica, survive says whether all is well. every
-// thins the deaths out.
-func (w *world) die(every int, work func(r *replica) error, survive func(r *replica)) {
+// After each death a new process takes over, and where it finds the replica, survive says whether all is well. Of the
+// commands one in a few is tried, others each time the tests run; KILL=all tries each.
+func (w *world) die(work func(r *replica) error, survive func(r *replica)) {
 	w.t.Helper()
-	for n := 0; ; n++ {
-		if n%every != 0 {
-			continue
-		}
+	every := 4
+	if os.Getenv("KILL") == "all" {
+		every = 1
+	}
+	for n := rand.IntN(every); ; n += every {
 		for _, midway := range []bool{false, true} {
 			r := w.reopen()
 			if r == nil {
@@ -125,7 +128,7 @@ func TestKilledInDraftAndCommit(t *testing.T) {
 	r := w.create()
 	w.mustAdd(r, "p1")
 	n := 0
-	w.die(1, func(r *replica) error {
+	w.die(func(r *replica) error {
 		n++
 		return w.add(r, w.request(fmt.Sprintf("q%d", n)))
 	}, func(r *replica) {
@@ -153,7 +156,7 @@ func TestKilledInDrop(t *testing.T) {
 			r := w.create()
 			w.mustAdd(r, "p1", "p2", "p3", "p4")
 			next := 5
-			w.die(2, func(r *replica) error {
+			w.die(func(r *replica) error {
 				return r.Drop(w.ctx, w.ids[victim])
 			}, func(r *replica) {
 				s, err := r.Status(w.ctx)
@@ -181,7 +184,7 @@ func TestKilledInSettle(t *testing.T) {
 	w := newAdopted(t, "raw")
 	r := w.adopt()
 	w.mustAdd(r, "p1", "p2", "p3")
-	w.die(1, func(r *replica) error { return r.Settle(w.ctx) }, func(*replica) {})
+	w.die(func(r *replica) error { return r.Settle(w.ctx) }, func(*replica) {})
 	w.checkSettled("p3")
 }
 
@@ -190,7 +193,7 @@ func TestKilledInDelete(t *testing.T) {
 	w := newAdopted(t, "qcow2")
 	r := w.adopt()
 	w.mustAdd(r, "p1", "p2")
-	w.die(1, func(r *replica) error { return r.Delete(w.ctx) }, w.check)
+	w.die(func(r *replica) error { return r.Delete(w.ctx) }, w.check)
 	w.checkUntouched()
 	require.Equal(t, w.before, virsh(t, testLab.Target, "dumpxml", "--inactive", w.spec.Hardware.Name))
 }
