@@ -199,9 +199,8 @@ func TestGuestRefuses(t *testing.T) {
 	require.NoError(t, hv.Guest(vm).Mute(true))
 	require.Error(t, h.(hypervisors.Guest).AgentPing(ctx, vm))
 
-	require.NoError(t, hv.Guest(vm).OnShutdown(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
-	hurry, cancel := context.WithTimeout(ctx, time.Millisecond)
-	defer cancel()
+	hurry, cancel := context.WithCancel(ctx)
+	require.NoError(t, hv.Guest(vm).OnShutdown(func(ctx context.Context) error { cancel(); <-ctx.Done(); return ctx.Err() }))
 	require.ErrorIs(t, h.(hypervisors.Power).Shutdown(hurry, vm), hypervisors.ErrTimeout)
 	require.NoError(t, hv.Guest(vm).OnShutdown(func(context.Context) error { _, err := hv.Guest(vm).Step(3); return err }))
 	require.NoError(t, h.(hypervisors.Power).Shutdown(ctx, vm))
