@@ -67,8 +67,8 @@ test: ## all tests: pure Go with the race detector, KVM on a real lab, every fuz
 	@$(MAKE) --no-print-directory --jobs=3 labs whole computed
 
 computed: ui
-	@nice -n 19 $(MAKE) --no-print-directory race
-	@nice -n 19 $(MAKE) --no-print-directory --jobs=2 esx simulate moments smoke ui-test
+	@nice -n 10 $(MAKE) --no-print-directory race
+	@nice -n 10 $(MAKE) --no-print-directory --jobs=2 esx simulate moments smoke ui-test
 
 race: deps receivers ## tests of the packages that need no libvirt, with the race detector
 	@real=$$($(list_real)); all=$$(go list ./... | sort); pure=$$(comm -23 <(echo "$$all") <(echo "$$real") | grep -v /hypervisors/esx$$); \
