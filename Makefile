@@ -61,7 +61,7 @@ demo-esx: build ## protect a machine of a simulated ESX host on KVM, where it bo
 	@go build -o bin/demo ./appliance/demo
 	@bin/demo --esx $(if $(HEADLESS),--headless) --understudy bin/understudy
 
-# Labs mostly wait for their guests. So two run at a time, and what computes beside them takes what they leave.
+# Labs wait for their guests now and then. So two run at a time, and what computes beside them takes what they leave.
 test: ## all tests: pure Go with the race detector, KVM on a real lab, every fuzz target for a moment
 	@hypervisors/kvm/lab/install.sh $(receivers) chromium
 	@$(MAKE) --no-print-directory --jobs=3 labs whole computed
@@ -92,8 +92,9 @@ moments: deps ## kills, power failures and previews at more moments than the rac
 labs: deps ## tests against real libvirt hosts and guests, but for those of the whole appliance
 	@real=$$($(list_real) | grep -v /appliance$$ | sort -r); set -x; go test -count=1 -timeout 30m -p 1 $$real
 
+# Gentler than the labs beside it, which take longest of all.
 whole: ui browser ## tests of the whole appliance on real hosts, and of the console in a browser
-	go test -count=1 -timeout 30m ./appliance
+	nice -n 5 go test -count=1 -timeout 30m ./appliance
 
 browser: ## install the browser that tests of the console use
 	@hypervisors/kvm/lab/install.sh chromium
