@@ -99,7 +99,7 @@ whole: ui browser ## tests of the whole appliance on real hosts, and of the cons
 browser: ## install the browser that tests of the console use
 	@hypervisors/kvm/lab/install.sh chromium
 
-check: deps fmt vet lint ui-test race race-esx drift ## format, vet, lint, race tests, drift
+check: deps fmt vet lint ui-test race esx race-esx drift ## format, vet, lint, race tests, drift
 
 fmt: ## fail where gofmt would change something
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted:"; echo "$$files"; exit 1; fi
