@@ -241,64 +241,66 @@ func TestConversionsThatFail(t *testing.T) {
 // While a guest is converted, points come and go and other runs start; the run itself can be ended, or is given up with
 // its caller or its connection, and begins anew. Nothing of it lives on.
 func TestConversionIsInterrupted(t *testing.T) {
-	for id, uri := range map[string]string{"t1": testLab.Target.URI, hypervisors.LiveRun: testLab.Target.SSHURI()} {
-		t.Run(id, func(t *testing.T) {
+	for name, uri := range map[string]string{"local": testLab.Target.URI, "ssh": testLab.Target.SSHURI()} {
+		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.h = openHost(t, uri)
 			r := w.create()
 			w.withSystem(r, "p1", "")
 			w.withSystem(r, "p2", "hang")
-			begin := func() (chan error, context.CancelFunc) {
-				ctx, cancel := context.WithCancel(w.ctx)
-				ended := make(chan error, 1)
-				go func() { _, err := r.Run(ctx, w.convert(id, "p2")); ended <- err }()
-				waitFor(t, "it is being converted", func() bool { return sleepers(t, "4321") == 1 })
-				return ended, cancel
-			}
-			ended, cancel := begin()
-			require.Equal(t, 1, w.servers(r))
-			w.mustAdd(r, "q"+id)
-			s, err := r.Status(w.ctx)
-			require.NoError(t, err)
-			require.Equal(t, []hypervisors.RunStatus{{ID: id, Point: "p2", VM: s.Runs[0].VM, State: hypervisors.Off}}, s.Runs)
-			_, err = r.Run(w.ctx, w.convert(id, "p2"))
-			require.ErrorIs(t, err, hypervisors.ErrBusy)
-			require.ErrorIs(t, r.Drop(w.ctx, "p2"), hypervisors.ErrInUse)
-			beside, err := r.Run(w.ctx, w.convert("t9", "p1"))
-			require.NoError(t, err)
-			require.Equal(t, hypervisors.Running, beside.State)
-			require.NoError(t, r.End(w.ctx, "t9"))
-			require.NoError(t, r.End(w.ctx, id))
-			require.ErrorIs(t, <-ended, hypervisors.ErrNotFound)
-			cancel()
-			w.nothingLeft(r)
+			for _, id := range []string{"t1", hypervisors.LiveRun} {
+				begin := func() (chan error, context.CancelFunc) {
+					ctx, cancel := context.WithCancel(w.ctx)
+					ended := make(chan error, 1)
+					go func() { _, err := r.Run(ctx, w.convert(id, "p2")); ended <- err }()
+					waitFor(t, "it is being converted", func() bool { return sleepers(t, "4321") == 1 })
+					return ended, cancel
+				}
+				ended, cancel := begin()
+				require.Equal(t, 1, w.servers(r))
+				w.mustAdd(r, "q"+id)
+				s, err := r.Status(w.ctx)
+				require.NoError(t, err)
+				require.Equal(t, []hypervisors.RunStatus{{ID: id, Point: "p2", VM: s.Runs[0].VM, State: hypervisors.Off}}, s.Runs)
+				_, err = r.Run(w.ctx, w.convert(id, "p2"))
+				require.ErrorIs(t, err, hypervisors.ErrBusy)
+				require.ErrorIs(t, r.Drop(w.ctx, "p2"), hypervisors.ErrInUse)
+				beside, err := r.Run(w.ctx, w.convert("t9", "p1"))
+				require.NoError(t, err)
+				require.Equal(t, hypervisors.Running, beside.State)
+				require.NoError(t, r.End(w.ctx, "t9"))
+				require.NoError(t, r.End(w.ctx, id))
+				require.ErrorIs(t, <-ended, hypervisors.ErrNotFound)
+				cancel()
+				w.nothingLeft(r)
 
-			ended, cancel = begin()
-			cancel()
-			require.ErrorIs(t, <-ended, context.Canceled)
-			w.nothingLeft(r)
+				ended, cancel = begin()
+				cancel()
+				require.ErrorIs(t, <-ended, context.Canceled)
+				w.nothingLeft(r)
 
-			// The appliance dies, and another finds what it left.
-			ended, cancel = begin()
-			require.NoError(t, w.h.Close())
-			require.Error(t, <-ended)
-			cancel()
-			w.h = openHost(t, uri)
-			r, err = w.h.findReplica(w.ctx, w.spec.ID)
-			require.NoError(t, err)
-			waitFor(t, "nothing of it is at work", func() bool { return sleepers(t, "4321") == 0 && w.servers(r) == 0 })
-			kept, err := w.h.cleanTargets(w.ctx, hypervisors.Keep{TestRuns: []string{"t1"}})
-			require.NoError(t, err)
-			require.Empty(t, kept, "it is still wanted")
-			require.Len(t, w.tests(r), map[string]int{"t1": 1, hypervisors.LiveRun: 0}[id])
-			removed, err := w.h.cleanTargets(w.ctx, hypervisors.Keep{})
-			require.NoError(t, err)
-			if id == "t1" {
-				require.Contains(t, removed, "test run t1 of replica "+r.id)
+				// The appliance dies, and another finds what it left.
+				ended, cancel = begin()
+				require.NoError(t, w.h.Close())
+				require.Error(t, <-ended)
+				cancel()
+				w.h = openHost(t, uri)
+				r, err = w.h.findReplica(w.ctx, w.spec.ID)
+				require.NoError(t, err)
+				waitFor(t, "nothing of it is at work", func() bool { return sleepers(t, "4321") == 0 && w.servers(r) == 0 })
+				kept, err := w.h.cleanTargets(w.ctx, hypervisors.Keep{TestRuns: []string{"t1"}})
+				require.NoError(t, err)
+				require.Empty(t, kept, "it is still wanted")
+				require.Len(t, w.tests(r), map[string]int{"t1": 1, hypervisors.LiveRun: 0}[id])
+				removed, err := w.h.cleanTargets(w.ctx, hypervisors.Keep{})
+				require.NoError(t, err)
+				if id == "t1" {
+					require.Contains(t, removed, "test run t1 of replica "+r.id)
+				}
+				require.NoError(t, r.End(w.ctx, id))
+				w.nothingLeft(r)
+				w.drop(r, "q"+id)
 			}
-			require.NoError(t, r.End(w.ctx, id))
-			w.nothingLeft(r)
-			w.drop(r, "q"+id)
 			w.check(r)
 			require.Equal(t, pointFiles("p1", "p2"), w.images(r))
 		})
