@@ -89,7 +89,7 @@ func (w *world) die(work func(r *replica) error, survive func(r *replica)) {
 	if os.Getenv("KILL") == "all" {
 		every = 1
 	}
-	for n := rand.IntN(every); ; n += every {
+	for n, deaths := rand.IntN(every), 0; ; n += every {
 		for _, midway := range []bool{false, true} {
 			r := w.reopen()
 			if r == nil {
@@ -103,11 +103,13 @@ func (w *world) die(work func(r *replica) error, survive func(r *replica)) {
 			grave.mu.Unlock()
 			if !died {
 				require.NoError(w.t, err)
+				require.NotZero(w.t, deaths, "nobody was killed")
 				if r := w.reopen(); r != nil {
 					survive(r)
 				}
 				return
 			}
+			deaths++
 			require.ErrorIs(w.t, err, errKilled, "a failed command must not pass for success (command %d)", n)
 			if d := r.draft; d != nil && d.export != nil {
 				require.NoError(w.t, d.export.proc.Stop(w.ctx)) // as its lifeline does
