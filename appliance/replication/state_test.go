@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,7 +121,7 @@ func (h *history) next(c powerloss.Call) {
 		op, known := c.Op()
 		require.True(h.t, known, "%s of the state file", c.Name)
 		h.log = append(h.log, op)
-		if h.named && len(h.log)%share == 0 {
+		if h.named && (len(h.log)%share == 0 || len(h.pending) > 1) {
 			h.fail()
 		}
 	}
@@ -352,10 +353,24 @@ func live(t *testing.T, dir string) {
 // crowd makes changes at once, as many groups do, so that they share transactions.
 func (w *witness) crowd() {
 	w.t.Helper()
+	const size = 6
 	for round := range 10 {
 		var all errgroup.Group
-		for i := range 6 {
-			all.Go(func() error { return witnessedStore{w.db, w}.Put("system", fmt.Sprint("crowd ", i), round) })
+		var begun, made sync.WaitGroup
+		begun.Add(size)
+		made.Add(size)
+		for i := range size {
+			key := fmt.Sprint("crowd ", i)
+			all.Go(func() error {
+				return w.change("system", key, round, func() error {
+					begun.Done()
+					begun.Wait()
+					err := w.db.Put("system", key, round)
+					made.Done()
+					made.Wait() // a slow machine would do one after the other
+					return err
+				})
+			})
 		}
 		require.NoError(w.t, all.Wait())
 	}
