@@ -36,6 +36,8 @@ var floors = map[string]int{
 
 // owners of libraries: only they may import them, tests included. A star allows everything below as well.
 var owners = map[string][]string{
+	"github.com/masahiro331/":         {"provisioning/linux"},
+	"github.com/cavaliergopher/":      {"provisioning/linux"},
 	"libvirt.org/":                    {"hypervisors/kvm/*"},
 	"github.com/vmware/":              {"hypervisors/esx/*"},
 	"github.com/microsoft/":           {"hypervisors/hyperv/*"},

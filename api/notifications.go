@@ -395,6 +395,7 @@ func (s Severity) Reaches(limit Severity) bool {
 func NoticeKinds() []string {
 	return []string{
 		AlertMismatch, AlertSplitBrain, AlertDiverged, AlertStray, AlertRPOMissed, AlertCycleFailing, AlertHostDown, AlertStorageLow, AlertCertificate,
+		AlertDriverMissing,
 		NoticeJobFailed, NoticeJobEnded,
 		"mirror", "verify", "test", "end-test", "failover", "commit", "rollback", "reprotect", "failback", "fence", "drop-point", "remove",
 	}

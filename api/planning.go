@@ -82,7 +82,7 @@ type PlanChange struct {
 
 // PlanWarning is something that a person should know before the order is given.
 type PlanWarning struct {
-	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,compression-missing,convert-missing,converted,disk-missing,disk-left-out,nothing-to-do"`
+	Code    string `json:"code" enum:"point-suspect,point-old,point-not-newest,newest-point,source-runs,source-gone,machine-off,source-unreachable,target-unreachable,checks-missing,network-missing,never-tested,test-failed,test-old,test-running,cycle-interrupted,started-badly,ran-on-both,replica-runs,isolation-missing,compression-missing,convert-missing,converted,driver-missing,disk-missing,disk-left-out,nothing-to-do"`
 	Machine string `json:"machine,omitempty"`
 	Host    string `json:"host,omitempty" doc:"Name of the host"`
 	Text    string `json:"text"`

@@ -52,7 +52,7 @@ const (
 // SeverityOf gives what a kind of alert means.
 func SeverityOf(kind string) Severity {
 	switch kind {
-	case AlertCycleFailing, AlertStorageLow, AlertCertificate:
+	case AlertDriverMissing, AlertCycleFailing, AlertStorageLow, AlertCertificate:
 		return SeverityWarning
 	}
 	return SeverityCritical
@@ -61,7 +61,7 @@ func SeverityOf(kind string) Severity {
 // ActiveAlert is an alert with what it is about: a group, a host, or with neither the appliance itself.
 type ActiveAlert struct {
 	ID        string    `json:"id" doc:"The same from its beginning to its end"`
-	Kind      string    `json:"kind" doc:"mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate"`
+	Kind      string    `json:"kind" doc:"mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate, driver-missing"`
 	Severity  Severity  `json:"severity" enum:"critical,warning"`
 	Since     time.Time `json:"since"`
 	Message   string    `json:"message"`

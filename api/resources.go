@@ -300,7 +300,7 @@ type Group struct {
 // Alert is something that is wrong now and needs a person. It is there while it is true; its beginning and its end are
 // events of kind alert.
 type Alert struct {
-	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,restored,rpo-missed,cycle-failing,host-down,storage-low,certificate"`
+	Kind    string    `json:"kind" enum:"mismatch,split-brain,diverged,stray,restored,rpo-missed,cycle-failing,host-down,storage-low,certificate,driver-missing"`
 	Since   time.Time `json:"since"`
 	Message string    `json:"message"`
 	Hint    string    `json:"hint,omitempty" doc:"What to do about it"`
@@ -323,6 +323,8 @@ const (
 	AlertRPOMissed = "rpo-missed"
 	// AlertCycleFailing: several cycles failed in a row.
 	AlertCycleFailing = "cycle-failing"
+	// AlertDriverMissing: a guest has no driver for what its replica has.
+	AlertDriverMissing = "driver-missing"
 	// AlertHostDown: a host does not answer.
 	AlertHostDown = "host-down"
 	// AlertStorageLow: a storage in which replicas are is nearly full.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"understudy/api/client"
 	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
+	"understudy/provisioning/linux"
 )
 
 // waitFor bounds waiting for what takes seconds here and may take minutes on a slow machine.
@@ -31,6 +33,12 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	if slices.Contains(os.Args, insideCommand) { // the victim looks inside a guest
+		if err := linux.Child(os.Stdin, os.Stdout); err != nil {
+			return 1
+		}
+		return 0
+	}
 	if dir := os.Getenv(victimVariable); dir != "" {
 		return serveVictim(dir)
 	}

@@ -19,7 +19,7 @@ func main() {
 	defer stop()
 	root := cli.New(os.Stdout, os.Stderr, os.Stdin, offline)
 	root.Version = version
-	root.AddCommand(serveCommand(serveOptions{}), manualCommand())
+	root.AddCommand(serveCommand(serveOptions{}), manualCommand(), insideCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		stop()
 		os.Exit(cli.ExitCode(err))

@@ -121,7 +121,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	defer func() { err = errors.Join(err, notifier.Close()) }()
 	engine, err := replication.New(ctx, replication.Options{
 		Store: db, Bus: bus, Connect: connector(log), Secrets: secrets, Certificate: certificates.Show, Version: version, Log: log,
-		KillPoint: o.killPoint, Scripts: scripts.Dir(o.scripts),
+		KillPoint: o.killPoint, Scripts: scripts.Dir(o.scripts), LookInside: lookInside,
 	})
 	if err != nil {
 		return err

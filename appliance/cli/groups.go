@@ -175,7 +175,7 @@ func trouble(g api.Group) string {
 
 // severity orders alerts by what waiting costs.
 var severity = []string{api.AlertSplitBrain, api.AlertDiverged, api.AlertStray, api.AlertMismatch, api.AlertRPOMissed,
-	api.AlertCycleFailing}
+	api.AlertCycleFailing, api.AlertDriverMissing}
 
 // worstFirst leaves alerts that weigh the same in their order, oldest first. Those that this version does not know come last.
 func worstFirst(alerts []api.Alert) []api.Alert {

@@ -25,6 +25,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -35,6 +36,7 @@ import (
 	"understudy/api"
 	"understudy/appliance/jobs"
 	"understudy/hypervisors"
+	"understudy/provisioning/linux"
 	"understudy/snapshot"
 )
 
@@ -79,6 +81,8 @@ type Options struct {
 	KeepReports int
 	// Scripts runs what runbooks name. Nil: nothing can be run.
 	Scripts Scripts
+	// LookInside tells what the Linux on a disk starts with, of [provisioning.LinuxModules]; see linux.Apart. Nil: nobody knows.
+	LookInside func(ctx context.Context, disk io.ReaderAt, size int64) (linux.System, error)
 	// Sleep waits, or ends with ctx. Nil: by the clock of the machine.
 	Sleep func(ctx context.Context, d time.Duration) error
 	// NoticeTime is how long a hypervisor may take to notice that a machine has died. 0: 10 seconds.

@@ -186,6 +186,9 @@ func (e *Engine) checkReplicas(ctx context.Context, t *task) error {
 	}
 	t.work.Seconds = e.Clock().Sub(t.Created()).Seconds()
 	t.work.Problem = strings.Join(append(problems, t.work.problems()...), "; ")
+	if err := e.proved(t); err != nil {
+		return err
+	}
 	if err := e.photograph(ctx, t, s); err != nil || t.work.Problem == "" {
 		return err
 	}

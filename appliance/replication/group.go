@@ -92,6 +92,8 @@ type member struct {
 	Ran bool
 	// Stopped: the failover in force turned the machine off at its source, so that rolling back turns it on.
 	Stopped bool
+	// Undriven is what the guest lacks on the devices of its replica, as far as is known.
+	Undriven *undriven `json:",omitempty"`
 	// Converted: the guest was converted for the replica that the last failover started.
 	Converted bool `json:",omitempty"`
 }

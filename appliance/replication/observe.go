@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,7 +34,7 @@ func (e *Engine) observe(ctx context.Context) {
 // go.
 const judging = 64
 
-// Observe judges all groups: it begins and ends their alerts about missed targets and failing cycles, and tells whose
+// Observe judges all groups: it begins and ends their alerts about missed targets, failing cycles and drivers, and tells whose
 // health has changed by the passing of time. It also looks at the appliance's own certificate, and keeps history. It asks no
 // host. Run calls it every 15 seconds.
 func (e *Engine) Observe(ctx context.Context) {
@@ -48,13 +49,17 @@ func (e *Engine) Observe(ctx context.Context) {
 			continue
 		}
 		e.chronicleAge(g, now)
-		missed, failing := g.missed(now), g.failing()
-		if missed == (g.alert(api.AlertRPOMissed) >= 0) && failing == (g.alert(api.AlertCycleFailing) >= 0) {
+		changed := slices.DeleteFunc([]judgement{
+			{api.AlertRPOMissed, g.missed(now), missing},
+			{api.AlertCycleFailing, g.failing(), failingCycles},
+			{api.AlertDriverMissing, g.lacksDrivers(), withoutDrivers},
+		}, func(j judgement) bool { return j.on == (g.alert(j.kind) >= 0) })
+		if len(changed) == 0 {
 			e.tellHealth(g, now)
 			continue
 		}
 		work.Go(func() error {
-			if err := e.judgeCycles(g, missed, failing); err != nil && api.CodeOf(err) != api.CodeNotFound {
+			if err := e.setAlerts(g, changed); err != nil && api.CodeOf(err) != api.CodeNotFound {
 				e.Log.Error("alerts of a group cannot be kept", "group", g.Spec.Name, "error", err)
 			}
 			return nil
@@ -67,14 +72,18 @@ func (e *Engine) Observe(ctx context.Context) {
 	e.keepHistory(ctx, now)
 }
 
-func (e *Engine) judgeCycles(g *group, missed, failing bool) error {
+// judgement says whether an alert should be on, and what it says.
+type judgement struct {
+	kind  string
+	on    bool
+	words func(*group) api.Alert
+}
+
+func (e *Engine) setAlerts(g *group, judgements []judgement) error {
 	seen := g.clone()
 	var errs []error
-	if missed != (g.alert(api.AlertRPOMissed) >= 0) {
-		errs = append(errs, e.set(seen, api.AlertRPOMissed, missed, func() api.Alert { return missing(g) }))
-	}
-	if failing != (g.alert(api.AlertCycleFailing) >= 0) {
-		errs = append(errs, e.set(seen, api.AlertCycleFailing, failing, func() api.Alert { return failingCycles(g) }))
+	for _, j := range judgements {
+		errs = append(errs, e.set(seen, j.kind, j.on, func() api.Alert { return j.words(g) }))
 	}
 	return errors.Join(errs...)
 }

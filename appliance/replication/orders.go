@@ -25,6 +25,8 @@ type work struct {
 	PendingIn string     `json:",omitempty"`
 	// Live are the machines that this job may have started in place of production, by name, and has not ended again.
 	Live []string `json:",omitempty"`
+	// LookedInside: the guests of the point were looked into, or the appliance died of that.
+	LookedInside bool `json:",omitempty"`
 	// Looked is the life of the appliance (Engine.started) in which production was turned off, or found to be off.
 	Looked time.Time `json:",omitzero"`
 	// Course is how the machines come up, Boots how they did, by name, and Actions what was done on the way.
@@ -172,6 +174,7 @@ func (e *Engine) mirrorKind() jobs.Kind {
 			return e.provision(ctx, t.group.ID)
 		}),
 		e.copyStep("copy"),
+		e.step("drivers", func(ctx context.Context, t *task) error { return e.lookInside(ctx, t, t.work.Pending.ID) }),
 	}}
 }
 

@@ -15,6 +15,7 @@ func (p *plan) planTest() {
 	p.from(p.o.Point)
 	p.change("test-network-made", "", p.target, "A network that leads nowhere is made on %s for the test.", p.target)
 	p.conversions()
+	p.drivers()
 	p.comeUp("test-starts", p.target, "A copy of %[1]s starts there, apart from production and beside running replication.")
 	p.unanswered(p.sight.target, "target-unreachable", true, "A test needs it.")
 	if p.sight.target.err == nil && !p.sight.target.isolates {
@@ -47,6 +48,7 @@ func (p *plan) planFailover() {
 		p.stopSource(i)
 	}
 	p.conversions()
+	p.drivers()
 	p.comeUp("replica-starts", p.target, "%[1]s starts on %[2]s.")
 	switch {
 	case p.o.Planned:

@@ -22,6 +22,7 @@ func (e *Engine) testKind() jobs.Kind {
 	return jobs.Kind{Name: string(protection.OrderTest), Ended: e.endedWithReport,
 		Steps: []jobs.Step{
 			e.step("report", e.openReport),
+			e.step("drivers", func(ctx context.Context, t *task) error { return e.lookInside(ctx, t, t.work.Point) }),
 			e.step("network", e.makeBubble),
 			e.step("start", e.startTest),
 			e.step("checks", e.checkTest),
@@ -182,6 +183,9 @@ func (e *Engine) checkTest(ctx context.Context, t *task) error {
 		return err
 	}
 	t.Result("seconds", t.work.Seconds)
+	if err := e.proved(t); err != nil {
+		return err
+	}
 	if err := t.Forgive(); err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
 	"understudy/hypervisors/hypervisortest"
+	"understudy/provisioning/linux"
 )
 
 const mib = 1 << 20
@@ -52,6 +53,8 @@ type world struct {
 	certificate  func() (api.Certificate, error) // of the appliance; nil: nobody looks
 	// sleeps is asked instead of sleeping; nil: the clock moves on at once.
 	sleeps func(ctx context.Context, d time.Duration) error
+	// inside tells what is on a disk; nil: nothing that can be looked into.
+	inside func(ctx context.Context, disk io.ReaderAt, size int64) (linux.System, error)
 	// answers lets whoever waits for a job confirm its manual steps.
 	answers bool
 
@@ -163,6 +166,7 @@ func (w *world) start() {
 	require.NoError(w.t, err)
 	engine, err := replication.New(w.t.Context(), replication.Options{Store: mortal{db, w}, Bus: store.NewBus(db, w.clock, log),
 		Connect: w.connect, Secrets: w.vault, Certificate: w.certificate, Clock: w.clock, Log: log, ShutdownTimeout: w.shutdownTime, NoticeTime: w.notice(), AtOnce: w.atOnce, Scripts: w.scripts, KeepReports: w.keepReports, Sleep: w.sleep,
+		LookInside: w.lookInside,
 		KillPoint: func(kind, step, phase string) {
 			if w.kill != nil {
 				w.kill(kind, step, phase)
@@ -170,6 +174,13 @@ func (w *world) start() {
 		}})
 	require.NoError(w.t, err)
 	w.db, w.engine = db, engine
+}
+
+func (w *world) lookInside(ctx context.Context, disk io.ReaderAt, size int64) (linux.System, error) {
+	if w.inside == nil {
+		return linux.System{}, linux.ErrUnknown
+	}
+	return w.inside(ctx, disk, size)
 }
 
 func (w *world) keyFile() string { return filepath.Join(filepath.Dir(w.path), "secret.key") }

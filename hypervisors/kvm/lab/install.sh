@@ -8,7 +8,7 @@ packages="
 	libvirt-daemon libvirt-daemon-system libvirt-clients dnsmasq-base iptables iproute2
 	qemu-system-x86 qemu-utils libnbd-bin nbdkit
 	openssh-server openssh-client
-	syslinux syslinux-common mtools fdisk e2fsprogs strace
+	syslinux syslinux-common mtools fdisk e2fsprogs xfsprogs strace
 	libglib2.0-0 libnuma1 libudev1 liburing2
 	ca-certificates systemd
 	$*

@@ -1250,7 +1250,7 @@ export interface components {
             hostName?: string;
             /** @description The same from its beginning to its end */
             id: string;
-            /** @description mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate */
+            /** @description mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate, driver-missing */
             kind: string;
             message: string;
             /** @enum {string} */
@@ -1262,7 +1262,7 @@ export interface components {
             /** @description What to do about it */
             hint?: string;
             /** @enum {string} */
-            kind: "mismatch" | "split-brain" | "diverged" | "stray" | "restored" | "rpo-missed" | "cycle-failing" | "host-down" | "storage-low" | "certificate";
+            kind: "mismatch" | "split-brain" | "diverged" | "stray" | "restored" | "rpo-missed" | "cycle-failing" | "host-down" | "storage-low" | "certificate" | "driver-missing";
             message: string;
             /** Format: date-time */
             since: string;
@@ -2184,7 +2184,7 @@ export interface components {
         };
         PlanWarning: {
             /** @enum {string} */
-            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "compression-missing" | "convert-missing" | "converted" | "disk-missing" | "disk-left-out" | "nothing-to-do";
+            code: "point-suspect" | "point-old" | "point-not-newest" | "newest-point" | "source-runs" | "source-gone" | "machine-off" | "source-unreachable" | "target-unreachable" | "checks-missing" | "network-missing" | "never-tested" | "test-failed" | "test-old" | "test-running" | "cycle-interrupted" | "started-badly" | "ran-on-both" | "replica-runs" | "isolation-missing" | "compression-missing" | "convert-missing" | "converted" | "driver-missing" | "disk-missing" | "disk-left-out" | "nothing-to-do";
             /** @description What to do about it */
             hint?: string;
             /** @description Name of the host */

@@ -6,7 +6,7 @@ export const de: Codes = {
     diverged: 'Eine Maschine lief nach dem Failover an der Quelle', stray: 'Ein Replikat läuft ohne Auftrag',
     restored: 'Die Gruppe kam aus einer Sicherung zurück und wartet auf Sie', 'rpo-missed': 'Das RPO ist verfehlt',
     'cycle-failing': 'Zyklen schlagen wiederholt fehl', 'host-down': 'Der Host antwortet nicht', 'storage-low': 'Ein Speicher ist fast voll',
-    certificate: 'Das Zertifikat der Appliance läuft ab oder ist abgelaufen',
+    certificate: 'Das Zertifikat der Appliance läuft ab oder ist abgelaufen', 'driver-missing': 'Einem Gast fehlt ein Treiber für sein Replikat',
   },
   problem: {
     invalid: 'So geht es nicht', 'not-found': 'Das gibt es nicht', conflict: 'Das geht jetzt nicht', 'in-use': 'Das wird noch benutzt',
@@ -57,6 +57,7 @@ export const de: Codes = {
     'ran-on-both': '{machine} lief nach dem Failover auch auf {host}.', 'replica-runs': 'Das Replikat von {machine} wurde von Hand eingeschaltet.',
     'isolation-missing': '{host} kann keine isolierten Netze anlegen.', 'compression-missing': '{host} kann Punkte nicht komprimiert ablegen.',
     'convert-missing': '{host} kann den Gast von {machine} nicht konvertieren.', converted: 'Der Gast von {machine} wurde beim Failover konvertiert.',
+    'driver-missing': 'Dem Gast von {machine} fehlt ein Treiber für das, was sein Replikat auf {host} hat.',
     'disk-missing': '{machine} startet ohne eine Platte.', 'disk-left-out': 'Eine Platte von {machine} ist ausgelassen.',
     'nothing-to-do': 'Auf {host} läuft nichts, was nicht laufen darf.',
   },

@@ -9,7 +9,7 @@ import { useGroupName } from '../group-link'
 import { useGroupOptions } from './users'
 
 /** What a rule can choose; alerts first. */
-const kinds = ['rpo-missed', 'cycle-failing', 'host-down', 'storage-low', 'mismatch', 'split-brain', 'diverged', 'stray', 'certificate', 'job-failed', 'job-ended'] as const
+const kinds = ['rpo-missed', 'cycle-failing', 'host-down', 'storage-low', 'mismatch', 'split-brain', 'diverged', 'stray', 'certificate', 'driver-missing', 'job-failed', 'job-ended'] as const
 const severities = ['info', 'warning', 'critical'] as const
 
 export const newRule: Rule = { id: '', revision: 0, name: '', enabled: true, kinds: [], groups: [], minSeverity: 'warning', channels: [] }
