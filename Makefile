@@ -151,7 +151,7 @@ smoke: deps ## fuzz every fuzz target for a moment
 
 # libguestfs, by which virt-v2v works, starts the kernel of the machine that it is on.
 convert: deps ## a real guest looked into, and converted by the real virt-v2v, for a replica on devices that it has no driver for
-	@kernel=$$(ls /boot/vmlinuz-* 2>/dev/null | head -n 1); hypervisors/kvm/lab/install.sh virt-v2v mmdebstrap $$([ -n "$$kernel" ] || echo linux-image-cloud-amd64)
+	@hypervisors/kvm/lab/install.sh virt-v2v mmdebstrap $$(compgen -G '/boot/vmlinuz-*' >/dev/null || echo linux-image-cloud-amd64)
 	CONVERT=1 go test -count=1 -v -timeout 60m -run TestReal ./provisioning/linux
 	CONVERT=1 go test -count=1 -v -timeout 60m -run TestRealConversion ./hypervisors/kvm
 
