@@ -63,7 +63,7 @@ func run(m *testing.M) int {
 
 // calm is the delay between two records of a guest that runs for minutes: an emulated one that writes at its usual pace
 // takes half a core.
-const calm = 100 * time.Millisecond
+const calm = 250 * time.Millisecond
 
 // startLab starts two real hosts. They go with the test, which fails when something of them is left.
 func startLab(t testing.TB) *lab.Lab {

@@ -325,7 +325,7 @@ func (s *survey) replicas() {
 
 // drivers doubts a guest whose replica has other devices.
 func (s *survey) drivers(source, replica hypervisors.Hardware, field string) {
-	hint := "Prove it by a test failover. Linux needs the driver in its initial RAM disk, Windows among those that start at boot."
+	hint := "Prove it by a test failover. Linux needs the driver in its initial RAM disk, which is looked into after the first copy; Windows needs it among those that start at boot."
 	if cannotConvert(s.target.host.Capabilities(), s.away.Name, source) == nil {
 		hint += " Or let the guest be converted when it starts: " + s.away.Name + " can do that."
 	}

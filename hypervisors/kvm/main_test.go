@@ -106,7 +106,7 @@ func startStanding(t *testing.T) (*lab.Guest, string) {
 	ctx := testContext(t)
 	if standing.guest == nil {
 		g, err := testLab.StartGuest(ctx, testLab.Source, lab.GuestOptions{Name: "standing", Number: int(guestNumber.Add(1)),
-			DiskA: 84 << 20, DiskB: 16 << 20, Fill: 8 << 20, Delay: 100 * time.Millisecond})
+			DiskA: 84 << 20, DiskB: 16 << 20, Fill: 8 << 20, Delay: 250 * time.Millisecond})
 		require.NoError(t, err)
 		standing.guest, standing.vm = g, virshLine(t, testLab.Source, "domuuid", g.Name)
 	}
