@@ -50,7 +50,9 @@ func read(disk io.ReaderAt, size int64, modules []string) (System, error) {
 	}
 	later, builtIn := s.installed(volumes)
 	early = append(early, builtIn...)
-	s.Whole = later != nil
+	if s.Whole = later != nil; !s.Whole && early == nil {
+		return System{}, fmt.Errorf("neither the initial RAM disk nor the modules of kernel %s are found", s.Version)
+	}
 	for _, m := range modules {
 		if slices.Contains(early, m) {
 			s.Early = append(s.Early, m)
@@ -98,7 +100,7 @@ func volumesOf(whole *io.SectionReader) (all []volume) {
 // version for the star.
 const kernel = "vmlinuz-"
 
-var ramDisks = []string{"initrd.img-*", "initramfs-*.img", "initrd-*", "initramfs-*"}
+var ramDisks = []string{"initrd.img-*", "initramfs-*.img", "initrd-*", "initrd-*.img", "initramfs-*"}
 
 // boot finds the newest kernel and the modules in its initial RAM disk.
 func (s *System) boot(volumes []volume) (modules []string, err error) {

@@ -201,6 +201,7 @@ func TestUnknown(t *testing.T) {
 	require.NoError(t, empty.Truncate(1<<20))
 	for name, f := range map[string]*os.File{
 		"empty":                     empty,
+		"a kernel alone":            diskWith(t, "dos", "ext4", map[string][]byte{"boot/vmlinuz-6.1.0": nil}),
 		"another system":            diskWith(t, "dos", "ext4", map[string][]byte{"windows/system32/ntoskrnl.exe": nil}),
 		"compressed in another way": diskWith(t, "dos", "ext4", files([]byte("\x89LZO\x00\r\n"))),
 	} {
