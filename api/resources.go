@@ -281,7 +281,8 @@ type Group struct {
 	Members  []GroupMember `json:"members"`
 	RPO      RPOStatus     `json:"rpo"`
 	Health   Health        `json:"health" enum:"met,at-risk,missed,off"`
-	// HealthReason says why it is not met.
+	// HealthCode and HealthReason say why it is not met.
+	HealthCode   string      `json:"healthCode,omitempty" enum:"paused,first-mirror,no-point,point-too-old,point-old,cycle-failed,failing-over,failed-over,committed,rolling-back,reversing,failing-back,removing"`
 	HealthReason string      `json:"healthReason,omitempty"`
 	Points       int         `json:"points"`
 	Test         *TestReport `json:"test,omitempty" doc:"The running test, or the last one"`

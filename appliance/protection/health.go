@@ -37,19 +37,20 @@ func (s Standing) Age(now time.Time) time.Duration {
 	return max(0, now.Sub(later(s.Newest, s.Opened)))
 }
 
-// Off says why nothing is promised about a group now; empty: something is.
-func (s Standing) Off() string {
+// Reason says why a group is not well: by a code (as api.Group.HealthCode), and for people. The zero value: it is.
+type Reason struct{ Code, Text string }
+
+// Off says why nothing is promised about a group now; the zero value: something is.
+func (s Standing) Off() Reason {
 	switch {
-	case s.Phase == api.StateRemoving:
-		return "it is being removed"
 	case s.Phase != api.StateProtected && s.Phase != api.StateMirroring:
-		return reasons[s.Phase]
+		return Reason{string(s.Phase), reasons[s.Phase]}
 	case s.Paused:
-		return "it is paused"
+		return Reason{"paused", "it is paused"}
 	case s.Newest.IsZero() && s.Failures == 0:
-		return "the first mirror is not complete yet"
+		return Reason{"first-mirror", "the first mirror is not complete yet"}
 	}
-	return ""
+	return Reason{}
 }
 
 // reasons why no cycles run in a phase.
@@ -60,27 +61,28 @@ var reasons = map[api.GroupState]string{
 	api.StateRollingBack: "a rollback is at work",
 	api.StateReversing:   "its roles are being swapped",
 	api.StateFailingBack: "a failback is at work",
+	api.StateRemoving:    "it is being removed",
 }
 
 // Health judges a group, and says why it is not well.
-func Health(p api.Policy, s Standing, now time.Time) (api.Health, string) {
-	if reason := s.Off(); reason != "" {
+func Health(p api.Policy, s Standing, now time.Time) (api.Health, Reason) {
+	if reason := s.Off(); reason != (Reason{}) {
 		return api.HealthOff, reason
 	}
 	age, target := s.Age(now), rpoOf(p)
 	switch {
 	case s.Newest.IsZero() && s.Failures >= FailingAfter:
-		return api.HealthMissed, fmt.Sprintf("there is no complete point, and %d tries have failed", s.Failures)
+		return api.HealthMissed, Reason{"no-point", fmt.Sprintf("there is no complete point, and %d tries have failed", s.Failures)}
 	case s.Newest.IsZero():
-		return api.HealthAtRisk, "there is no complete point yet, and the last try failed"
+		return api.HealthAtRisk, Reason{"no-point", "there is no complete point yet, and the last try failed"}
 	case age > target:
-		return api.HealthMissed, fmt.Sprintf("the newest point is older than %s", target)
+		return api.HealthMissed, Reason{"point-too-old", fmt.Sprintf("the newest point is older than %s", target)}
 	case s.Failures > 0:
-		return api.HealthAtRisk, "the last cycle failed"
+		return api.HealthAtRisk, Reason{"cycle-failed", "the last cycle failed"}
 	case age.Seconds() > riskAt*target.Seconds():
-		return api.HealthAtRisk, fmt.Sprintf("the newest point has more than %.0f %% of the age that it may have", 100*riskAt)
+		return api.HealthAtRisk, Reason{"point-old", fmt.Sprintf("the newest point has more than %.0f %% of the age that it may have", 100*riskAt)}
 	}
-	return api.HealthMet, ""
+	return api.HealthMet, Reason{}
 }
 
 // TestFreshness judges the test failovers of a group: the last one, if there was any, and when the last one ended that

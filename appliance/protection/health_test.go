@@ -42,8 +42,9 @@ func TestHealth(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, reason := Health(policy, c.standing, now)
 			require.Equal(t, c.want, got, reason)
-			require.Contains(t, reason, c.reason)
-			require.Equal(t, c.want == api.HealthMet, reason == "")
+			require.Contains(t, reason.Text, c.reason)
+			require.Equal(t, c.want == api.HealthMet, reason.Text == "")
+			require.Equal(t, c.want == api.HealthMet, reason.Code == "")
 		})
 	}
 	for _, phase := range phases {
@@ -53,7 +54,8 @@ func TestHealth(t *testing.T) {
 		health, reason := Health(policy, Standing{Phase: phase, Newest: now}, now)
 		if phase != api.StateMirroring {
 			require.Equal(t, api.HealthOff, health, phase)
-			require.NotEmpty(t, reason, phase)
+			require.NotEmpty(t, reason.Code, phase)
+			require.NotEmpty(t, reason.Text, phase)
 		}
 	}
 }

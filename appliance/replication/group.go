@@ -179,7 +179,8 @@ func (g *group) view(now time.Time, job string) api.Group {
 		newest = g.Points[n-1].Taken
 	}
 	v.RPO = protection.RPO(g.Spec.Policy, newest, g.Worst, now)
-	v.Health, v.HealthReason = g.health(now)
+	health, reason := g.health(now)
+	v.Health, v.HealthCode, v.HealthReason = health, reason.Code, reason.Text
 	if v.TestFreshness = protection.TestFreshness(g.Test, g.Tested, now); !g.Tested.IsZero() {
 		v.Tested = &g.Tested
 	}

@@ -34,7 +34,7 @@ func (g *group) newest() time.Time {
 	return time.Time{}
 }
 
-func (g *group) health(now time.Time) (api.Health, string) {
+func (g *group) health(now time.Time) (api.Health, protection.Reason) {
 	return protection.Health(g.Spec.Policy, g.standing(now), now)
 }
 

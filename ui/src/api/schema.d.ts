@@ -1615,6 +1615,8 @@ export interface components {
             created: string;
             /** @enum {string} */
             health: "met" | "at-risk" | "missed" | "off";
+            /** @enum {string} */
+            healthCode?: "paused" | "first-mirror" | "no-point" | "point-too-old" | "point-old" | "cycle-failed" | "failing-over" | "failed-over" | "committed" | "rolling-back" | "reversing" | "failing-back" | "removing";
             healthReason?: string;
             /** @description What to do about it */
             hint?: string;

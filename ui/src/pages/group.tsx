@@ -31,7 +31,7 @@ function GroupView({ group }: { group: Group }) {
   const { t } = useTranslation()
   return (
     <Page title={group.name} within={[['/groups', t('nav.groups')]]}
-      labels={<Flex columnGap={{ default: 'columnGapSm' }}><StateLabel state={group.state} paused={group.paused} /><HealthLabel health={group.health} reason={group.healthReason} /><FreshnessLabel freshness={group.testFreshness} /></Flex>}>
+      labels={<Flex columnGap={{ default: 'columnGapSm' }}><StateLabel state={group.state} paused={group.paused} /><HealthLabel of={group} /><FreshnessLabel freshness={group.testFreshness} /></Flex>}>
       <Alerts group={group} />
       <NextStep group={group} />
       <PageTabs label={group.name} tabs={[

@@ -24,7 +24,7 @@ export function Groups() {
   const protect = may('administrator') && <Button key="protect" onClick={() => void go('/groups/new')}>{t('protect.button')}</Button>
   const columns = useMemo<Column<Group>[]>(() => [
     { title: t('group.name'), sort: 'name', width: 20, cell: g => <Link to={`/groups/${g.id}`}>{g.name}</Link> },
-    { title: t('group.health'), sort: 'health', cell: g => <HealthLabel health={g.health} reason={g.healthReason} /> },
+    { title: t('group.health'), sort: 'health', cell: g => <HealthLabel of={g} /> },
     { title: t('group.state'), sort: 'state', cell: g => <StateLabel state={g.state} paused={g.paused} /> },
     { title: t('group.age'), sort: 'age', cell: g => (g.rpo.newestTaken ? <Age since={g.rpo.newestTaken} /> : '—') },
     { title: t('group.machines'), cell: g => <Count of={(g.members ?? []).length} /> },

@@ -140,7 +140,7 @@ function Protected({ host }: { host: Host }) {
     { title: t('group.name'), cell: g => <Link to={`/groups/${g.id}`}>{g.name}</Link> },
     { title: t('hosts.role'), cell: g => t(g.sourceHost === host.id || g.sourceHost === host.name ? 'hosts.isSource' : 'hosts.isTarget') },
     { title: t('group.state'), cell: g => <StateLabel state={g.state} paused={g.paused} /> },
-    { title: t('group.health'), cell: g => <HealthLabel health={g.health} reason={g.healthReason} /> },
+    { title: t('group.health'), cell: g => <HealthLabel of={g} /> },
     { title: t('group.machines'), cell: g => <Count of={g.machines?.length ?? 0} /> },
   ]
   return <DataTable label={t('hosts.tab.protected')} rows={rows} columns={columns} rowKey={g => g.id} empty={<Empty title={t('hosts.protectsNothing')} />} />

@@ -25,7 +25,7 @@ export function MachineTable({ group }: { group?: string }) {
   const columns = useMemo<Column<ProtectedMachine>[]>(() => [
     { title: t('machine.name'), sort: 'name', width: 20, cell: m => <strong>{m.name}</strong> },
     ...(group ? [] : [{ title: t('group.name'), sort: 'group', cell: (m: ProtectedMachine) => <GroupLink id={m.group} name={m.groupName} /> } satisfies Column<ProtectedMachine>]),
-    { title: t('group.health'), sort: 'health', cell: m => <HealthLabel health={m.health} /> },
+    { title: t('group.health'), sort: 'health', cell: m => <HealthLabel of={m} /> },
     ...(group ? [] : [{ title: t('group.state'), cell: (m: ProtectedMachine) => <StateLabel state={m.groupState} /> } satisfies Column<ProtectedMachine>]),
     { title: t('group.age'), sort: 'age', cell: m => (m.rpo.newestTaken ? <Age since={m.rpo.newestTaken} /> : '—') },
     { title: t('group.runsOn'), cell: m => (replaced(m) ? m.targetHost : m.sourceHost) },

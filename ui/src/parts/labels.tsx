@@ -8,6 +8,8 @@ import InProgressIcon from '@patternfly/react-icons/dist/esm/icons/in-progress-i
 import PauseCircleIcon from '@patternfly/react-icons/dist/esm/icons/pause-circle-icon'
 import PendingIcon from '@patternfly/react-icons/dist/esm/icons/pending-icon'
 import { useTranslation } from 'react-i18next'
+import type { Group } from '../api/schema'
+import { useSaid } from '../words/codes'
 
 // What is as it should be is drawn quietly, so that what is not stands out.
 type Look = Pick<LabelProps, 'color' | 'status' | 'icon' | 'variant'>
@@ -22,9 +24,11 @@ export type Health = 'met' | 'at-risk' | 'missed' | 'off'
 export const healths: Health[] = ['missed', 'at-risk', 'met', 'off']
 const healthLooks: Record<Health, Look> = { met: good, 'at-risk': warn, missed: bad, off }
 
-export function HealthLabel({ health, reason }: { health: Health; reason?: string }) {
+export function HealthLabel({ of }: { of: Pick<Group, 'health' | 'healthCode' | 'healthReason'> }) {
   const { t } = useTranslation()
-  return <Label {...healthLooks[health]} title={reason}>{t(`health.${health}`)}</Label>
+  const say = useSaid()
+  const { health, healthCode = '', healthReason = '' } = of
+  return <Label {...healthLooks[health]} title={say('health', healthCode, healthReason).title || undefined}>{t(`health.${health}`)}</Label>
 }
 
 export const groupStates = ['mirroring', 'protected', 'failing-over', 'failed-over', 'committed', 'rolling-back', 'reversing', 'failing-back', 'removing'] as const

@@ -14,6 +14,13 @@ export const de: Codes = {
     throttled: 'Das waren zu viele Versuche', host: 'Ein Host hat versagt oder antwortet nicht', 'no-space': 'Es ist kein Platz mehr',
     internal: 'Die Appliance hat versagt',
   },
+  health: {
+    paused: 'Die Gruppe ist angehalten', 'first-mirror': 'Die erste Kopie ist noch nicht fertig', 'no-point': 'Es gibt noch keinen vollständigen Punkt',
+    'point-too-old': 'Der neueste Punkt ist älter als das RPO', 'point-old': 'Der neueste Punkt ist fast so alt, wie er sein darf',
+    'cycle-failed': 'Der letzte Zyklus schlug fehl', 'failing-over': 'Ein Failover läuft', 'failed-over': 'Nach dem Failover: übernehmen oder zurücknehmen',
+    committed: 'Die Replikate sind Produktion: neu schützen oder Failback', 'rolling-back': 'Das Failover wird zurückgenommen',
+    reversing: 'Die Rollen werden getauscht', 'failing-back': 'Ein Failback läuft', removing: 'Die Gruppe wird entfernt',
+  },
   preflight: {
     spec: 'Eine Angabe stimmt nicht', runbook: 'Der Ablauf lässt sich so nicht ausführen', name: 'Der Name ist schon vergeben',
     'source-host': 'Host der Maschinen', 'target-host': 'Host der Replikate', machine: 'Zu dieser Maschine', protected: 'Die Maschine ist schon geschützt',

@@ -1,13 +1,15 @@
 // What the appliance says is English. In another language the words for its code come first, where it gives one, and what
 // it says about the case is a detail.
 import { useTranslation } from 'react-i18next'
-import type { Alert, PlanChange, PlanOrder, PlanWarning } from '../api/schema'
+import type { Alert, Group, PlanChange, PlanOrder, PlanWarning } from '../api/schema'
 import { de } from './codes.de'
 
 export interface Codes {
   alert: Record<Alert['kind'], string>
   problem: Record<string, string>
   preflight: Record<string, string>
+  /** Why a group is not well. */
+  health: Record<NonNullable<Group['healthCode']>, string>
   /** With {machine} and {host}. */
   change: Record<PlanChange['code'], string>
   warning: Record<PlanWarning['code'], string>
