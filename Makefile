@@ -17,7 +17,7 @@ export GOFLAGS := $(GOFLAGS) -tags=nomsgpack
 
 # Tests; vet is a target of its own, part of check. The compiler spends a quarter less where it need not spare memory; what it
 # has made runs as anywhere.
-run_tests := GOGC=400 go test -vet=off -count=1 -exec 'env -u GOGC'
+run_tests := env GOGC=400 go test -vet=off -count=1 -exec 'env -u GOGC'
 
 # Packages that need libvirt or the lab, themselves or for their tests; asked for when a recipe runs, for before deps the
 # list cannot be made.
