@@ -43,7 +43,8 @@ func (u *undriven) String() string {
 	return fmt.Sprintf("its Linux %s has no driver%s for %s", u.Kernel, where, strings.Join(devices, " and "))
 }
 
-// lookInside looks into the guests of a point. Whatever comes of it, the job goes on: the error is that of ctx.
+// lookInside looks into the guests of a point. Whatever comes of it, the job goes on: the error is that of ctx or of the
+// state.
 func (e *Engine) lookInside(ctx context.Context, t *task, point string) error {
 	if e.LookInside == nil || t.group.Reversed || t.work.LookedInside {
 		return nil
@@ -57,8 +58,12 @@ func (e *Engine) lookInside(ctx context.Context, t *task, point string) error {
 	for i, m := range t.group.Members {
 		found[i] = m.Undriven // until something else is known
 	}
+	hosts := e.look(ctx, t.group) // a test does not wait for a source that is dead
+	unknown := func(subject string, err error) {
+		t.Log().Info("it is not known which drivers a guest has", "machine", subject, "error", err)
+	}
 	if err := e.eachReplica(ctx, t.group, func(ctx context.Context, i int, replica hypervisors.Replica) error {
-		u, err := e.lookInsideOne(ctx, t.group, i, replica, point)
+		u, err := e.lookInsideOne(ctx, replica, point, hosts.source.vms[i], hosts.target.vms[i])
 		switch {
 		case err == nil || errors.Is(err, linux.ErrUnknown):
 			found[i] = u
@@ -66,29 +71,24 @@ func (e *Engine) lookInside(ctx context.Context, t *task, point string) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			t.Log().Info("it is not known which drivers a guest has", "machine", t.group.Members[i].Name, "error", err)
+			unknown(t.group.Members[i].Name, err)
 		}
 		return nil
 	}); err != nil {
+		unknown(t.group.Spec.Name, err)
 		return ctx.Err()
 	}
-	g, err := e.update(t.group.ID, func(g *group) error {
-		for i := range g.Members {
-			g.Members[i].Undriven = found[i]
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return e.set(g, api.AlertDriverMissing, g.lacksDrivers(), func() api.Alert { return withoutDrivers(&g) })
+	return e.keepUndriven(t.group.ID, func(i int, m *member) { m.Undriven = found[i] })
 }
 
 // lookInsideOne gives what one guest lacks; nil: nothing, as far as is known.
-func (e *Engine) lookInsideOne(ctx context.Context, g group, i int, replica hypervisors.Replica, point string) (*undriven, error) {
-	at, is, err := e.hardware(ctx, g, i)
-	if err != nil || len(provisioning.Replacements(at, is)) == 0 {
-		return nil, err
+func (e *Engine) lookInsideOne(ctx context.Context, replica hypervisors.Replica, point string, home, away seen) (*undriven, error) {
+	if !home.there() || !away.there() {
+		return nil, fmt.Errorf("the machine is %s at home, its replica %s away", home.state(), away.state())
+	}
+	at, is := home.vm.Hardware, away.vm.Hardware
+	if len(provisioning.Replacements(at, is)) == 0 {
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookInsideTimeout)
 	defer cancel()
@@ -117,38 +117,26 @@ func (e *Engine) lookInsideOne(ctx context.Context, g group, i int, replica hype
 	return nil, nil
 }
 
-// hardware gives what a machine is made of at home, and its replica away.
-func (e *Engine) hardware(ctx context.Context, g group, i int) (home, away hypervisors.Hardware, err error) {
-	for _, side := range []struct {
-		host, vm string
-		into     *hypervisors.Hardware
-	}{{g.Home.Host, g.Members[i].Home.VM, &home}, {g.Away.Host, g.Members[i].Away.VM, &away}} {
-		host, err := e.host(ctx, side.host)
-		if err != nil {
-			return home, away, err
-		}
-		vm, err := host.VM(ctx, side.vm)
-		if err != nil {
-			return home, away, err
-		}
-		*side.into = vm.Hardware
-	}
-	return home, away, nil
-}
-
 // proved forgets what members were said to lack whose boot checks passed: they came up, by whatever kernel.
 func (e *Engine) proved(t *task) error {
-	came := func(m member) bool {
+	came := func(m *member) bool {
 		return m.Undriven != nil && slices.ContainsFunc(t.work.Boots[m.Name].Checks, func(c api.CheckResult) bool { return c.Passed && c.Kind != string(provisioning.CheckRunning) })
 	}
-	if !slices.ContainsFunc(t.group.Members, came) {
+	if !slices.ContainsFunc(t.group.Members, func(m member) bool { return came(&m) }) {
 		return nil
 	}
-	g, err := e.update(t.group.ID, func(g *group) error {
+	return e.keepUndriven(t.group.ID, func(_ int, m *member) {
+		if came(m) {
+			m.Undriven = nil
+		}
+	})
+}
+
+// keepUndriven changes what members lack, and begins or ends the alert about it.
+func (e *Engine) keepUndriven(id string, change func(i int, m *member)) error {
+	g, err := e.update(id, func(g *group) error {
 		for i := range g.Members {
-			if came(g.Members[i]) {
-				g.Members[i].Undriven = nil
-			}
+			change(i, &g.Members[i])
 		}
 		return nil
 	})
@@ -159,12 +147,14 @@ func (e *Engine) proved(t *task) error {
 }
 
 // lacks says that a member starts away with devices that its guest has no driver for: not where it is converted.
-func (g *group) lacks(i int) bool { return g.Members[i].Undriven != nil && !g.wantsConversion(i) }
+func (g *group) lacks(i int) bool {
+	return !g.Reversed && g.Members[i].Undriven != nil && !g.wantsConversion(i)
+}
 
 // lacksDrivers says whether the alert about drivers should be on.
 func (g *group) lacksDrivers() bool {
 	for i := range g.Members {
-		if g.State == api.StateProtected && !g.Reversed && g.lacks(i) {
+		if g.State == api.StateProtected && g.lacks(i) {
 			return true
 		}
 	}
@@ -197,7 +187,7 @@ func withoutDrivers(g *group) api.Alert {
 // drivers warns of guests that would not come up.
 func (p *plan) drivers() {
 	for i, m := range p.g.Members {
-		if p.g.Reversed || !p.g.lacks(i) {
+		if !p.g.lacks(i) {
 			continue
 		}
 		text := "%s will not start on %s: %s."

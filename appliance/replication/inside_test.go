@@ -12,6 +12,7 @@ import (
 	"understudy/api"
 	"understudy/hypervisors"
 	"understudy/hypervisors/fake"
+	"understudy/hypervisors/hypervisortest"
 	"understudy/provisioning/linux"
 )
 
@@ -57,19 +58,23 @@ func (w *world) withInsides(s linux.System) *insides {
 	return n
 }
 
-func virtual(name string) hypervisors.Hardware {
-	return hypervisors.Hardware{Name: name, Arch: "x86_64", NICs: []hypervisors.NIC{{Network: "lan", Model: "virtio"}},
-		Disks: []hypervisors.Disk{{ID: "vda", Size: mib, Bus: "virtio", Boot: 1}, {ID: "vdb", Size: mib, Bus: "virtio"}}}
+// onVirtio is a machine with paravirtual devices.
+var onVirtio = hypervisors.Hardware{Name: "web", Arch: "x86_64", NICs: []hypervisors.NIC{{Network: "lan", Model: "virtio"}},
+	Disks: []hypervisors.Disk{{ID: "vda", Size: mib, Bus: "virtio", Boot: 1}, {ID: "vdb", Size: mib, Bus: "virtio"}}}
+
+// virtual makes one, and a group of it in which no boot check proves anything.
+func (w *world) virtual() api.GroupSpec {
+	w.home.AddVM(onVirtio)
+	s := spec("shop", "web")
+	s.Machines[0].Checks = nil
+	return s
 }
 
 // A guest that would not start is told of when its first copy is made, and before every order; and no more when it would.
 func TestGuestWithoutDrivers(t *testing.T) {
 	w := newWorld(t, onlyCommon)
 	inside := w.withInsides(lean)
-	w.home.AddVM(virtual("web"))
-	s := spec("shop", "web")
-	s.Machines[0].Checks = nil
-	w.protect(s)
+	w.protect(w.virtual())
 
 	actions, on := w.alerts(api.AlertDriverMissing)
 	require.True(t, on)
@@ -129,7 +134,7 @@ func TestGuestCameUpAllTheSame(t *testing.T) {
 	for _, order := range []string{"test", "failover"} {
 		w := newWorld(t, onlyCommon)
 		w.withInsides(lean)
-		vm := w.home.AddVM(virtual("web"))
+		vm := w.home.AddVM(onVirtio)
 		require.NoError(t, w.home.Guest(vm).Install(fake.GuestConfig{Seed: 1, Serves: map[string]string{answer: "hello from web"}}))
 		require.NoError(t, w.home.Start(vm))
 		w.protect(spec("shop", "web"))
@@ -164,10 +169,7 @@ func TestGuestThatCannotBeLookedInto(t *testing.T) {
 			w := newWorld(t, onlyCommon)
 			inside := w.withInsides(c.is)
 			inside.become(c.is, c.err)
-			w.home.AddVM(virtual("web"))
-			s := spec("shop", "web")
-			s.Machines[0].Checks = nil
-			w.protect(s)
+			w.protect(w.virtual())
 			_, on := w.alerts(api.AlertDriverMissing)
 			require.False(t, on)
 			inside.become(lean, nil)
@@ -187,11 +189,29 @@ func TestGuestThatCannotBeLookedInto(t *testing.T) {
 func TestGuestWithItsOwnDevices(t *testing.T) {
 	w := newWorld(t)
 	inside := w.withInsides(lean)
-	w.home.AddVM(virtual("web"))
-	s := spec("shop", "web")
-	s.Machines[0].Checks = nil
-	w.protect(s)
+	w.protect(w.virtual())
 	require.Zero(t, inside.looks)
+}
+
+// A test does not wait for a source that hangs: what was found before still stands.
+func TestGuestOfASourceThatHangs(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		inside := w.withInsides(lean)
+		w.protect(w.virtual())
+		w.faults["home"].Each(func(ctx context.Context, call hypervisortest.Call, when hypervisortest.When, _ string) error {
+			if call == "Host.VM" && when == hypervisortest.Before {
+				return hypervisortest.Hang(ctx)
+			}
+			return nil
+		})
+		w.done(w.engine.Test(t.Context(), "shop", api.TestOrder{}))
+		w.faults["home"].Each(nil)
+		w.done(w.engine.EndTest(t.Context(), "shop"))
+		require.Equal(t, 1, inside.looks)
+		_, on := w.alerts(api.AlertDriverMissing)
+		require.True(t, on)
+		w.clean()
+	}, onlyCommon)
 }
 
 // A guest whose disk brings the appliance down does so once.
@@ -204,10 +224,7 @@ func TestGuestThatKillsTheAppliance(t *testing.T) {
 		return linux.System{}, linux.ErrUnknown
 	}
 	w.restart()
-	w.home.AddVM(virtual("web"))
-	s := spec("shop", "web")
-	s.Machines[0].Checks = nil
-	_, err := w.engine.CreateGroup(t.Context(), s)
+	_, err := w.engine.CreateGroup(t.Context(), w.virtual())
 	require.NoError(t, err)
 	require.Eventually(t, w.dead.Load, waitFor, tick)
 	w.restart()

@@ -51,8 +51,11 @@ func (s seen) state() string {
 	return string(s.vm.State)
 }
 
+// there says that the machine is known.
+func (s seen) there() bool { return s.asked && !s.gone }
+
 // on says that the machine surely runs.
-func (s seen) on() bool { return s.asked && !s.gone && s.vm.State != hypervisors.Off }
+func (s seen) on() bool { return s.there() && s.vm.State != hypervisors.Off }
 
 // look asks both hosts at once.
 func (e *Engine) look(ctx context.Context, g group) sight {

@@ -10,13 +10,14 @@ import (
 
 	"understudy/api"
 	"understudy/hypervisors"
+	"understudy/hypervisors/fake"
 	"understudy/hypervisors/hypervisortest"
 )
 
 // in runs a test of a world whose pauses take no time.
-func in(t *testing.T, test func(t *testing.T, w *world)) {
+func in(t *testing.T, test func(t *testing.T, w *world), away ...fake.Option) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t)) })
+	synctest.Test(t, func(t *testing.T) { test(t, newWorld(t, away...)) })
 }
 
 // TestUndoThatFailsForGood: the host where the machines have been started cannot be reached while the order is undone.
