@@ -40,6 +40,9 @@ func (s Standing) Age(now time.Time) time.Duration {
 // Reason says why a group is not well: by a code (as api.Group.HealthCode), and for people. The zero value: it is.
 type Reason struct{ Code, Text string }
 
+// Promised says that something is promised about a group now.
+func (s Standing) Promised() bool { return s.Off() == Reason{} }
+
 // Off says why nothing is promised about a group now; the zero value: something is.
 func (s Standing) Off() Reason {
 	switch {
@@ -66,8 +69,8 @@ var reasons = map[api.GroupState]string{
 
 // Health judges a group, and says why it is not well.
 func Health(p api.Policy, s Standing, now time.Time) (api.Health, Reason) {
-	if reason := s.Off(); reason != (Reason{}) {
-		return api.HealthOff, reason
+	if !s.Promised() {
+		return api.HealthOff, s.Off()
 	}
 	age, target := s.Age(now), rpoOf(p)
 	switch {

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"understudy/api"
-	"understudy/appliance/protection"
 )
 
 // together is the id of the diary of all groups; ids of groups are hexadecimal.
@@ -113,7 +112,7 @@ func (e *Engine) History(_ context.Context, q api.HistoryQuery) (api.History, er
 // chronicleMade notes a point that was made, and how old the one before it had become.
 func (e *Engine) chronicleMade(g *group, p api.Point) {
 	s := slot{read: p.BytesRead, written: p.BytesWritten, cycles: 1}
-	if now := e.Clock(); g.standing(now).Off() == (protection.Reason{}) {
+	if now := e.Clock(); g.standing(now).Promised() {
 		s.age = int64(g.Gap)
 	}
 	e.chronicle.note(g.ID, e.Clock(), s)
@@ -121,7 +120,7 @@ func (e *Engine) chronicleMade(g *group, p api.Point) {
 
 // chronicleAge notes how old the newest point of a group is, while that matters.
 func (e *Engine) chronicleAge(g *group, now time.Time) {
-	if s := g.standing(now); s.Off() == (protection.Reason{}) && !s.Newest.IsZero() {
+	if s := g.standing(now); s.Promised() && !s.Newest.IsZero() {
 		e.chronicle.note(g.ID, now, slot{age: int64(s.Age(now).Seconds())})
 	}
 }

@@ -96,7 +96,7 @@ const calmAfter = 10 * time.Minute
 // late every time are one alert, and not one each.
 func (g *group) missed(now time.Time) bool {
 	s := g.standing(now)
-	if s.Off() != (protection.Reason{}) || s.Newest.IsZero() {
+	if !s.Promised() || s.Newest.IsZero() {
 		return false
 	}
 	target := time.Duration(g.Spec.Policy.RPOSeconds) * time.Second
