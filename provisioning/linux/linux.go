@@ -42,17 +42,17 @@ type System struct {
 
 // read looks for these modules. Every error is one of what is on the disk.
 func read(disk io.ReaderAt, size int64, modules []string) (System, error) {
-	var s System
 	volumes := volumesOf(io.NewSectionReader(disk, 0, size))
-	early, err := s.boot(volumes)
+	version, early, err := boot(volumes)
 	if err != nil {
 		return System{}, err
 	}
-	later, builtIn := s.installed(volumes)
+	later, builtIn := installed(volumes, version)
 	early = append(early, builtIn...)
-	if s.Whole = later != nil; !s.Whole && early == nil {
-		return System{}, fmt.Errorf("neither the initial RAM disk nor the modules of kernel %s are found", s.Version)
+	if later == nil && early == nil {
+		return System{}, fmt.Errorf("neither the initial RAM disk nor the modules of kernel %s are found", version)
 	}
+	s := System{Version: version, Whole: later != nil}
 	for _, m := range modules {
 		if slices.Contains(early, m) {
 			s.Early = append(s.Early, m)
@@ -103,7 +103,7 @@ const kernel = "vmlinuz-"
 var ramDisks = []string{"initrd.img-*", "initramfs-*.img", "initrd-*", "initrd-*.img", "initramfs-*"}
 
 // boot finds the newest kernel and the modules in its initial RAM disk.
-func (s *System) boot(volumes []volume) (modules []string, err error) {
+func boot(volumes []volume) (version string, modules []string, err error) {
 	for _, v := range volumes {
 		for _, dir := range []string{"boot", "."} {
 			files, err := v.ReadDir(dir)
@@ -114,22 +114,21 @@ func (s *System) boot(volumes []volume) (modules []string, err error) {
 			if version == "" {
 				continue
 			}
-			s.Version = version
 			if ramDisk == "" {
-				return nil, nil
+				return version, nil, nil
 			}
 			f, err := v.Open(path.Join(dir, ramDisk))
 			if err != nil {
-				return nil, fmt.Errorf("open %s: %w", ramDisk, err)
+				return "", nil, fmt.Errorf("open %s: %w", ramDisk, err)
 			}
 			defer f.Close()
 			if modules, err = modulesIn(f); err != nil {
-				return nil, fmt.Errorf("read %s: %w", ramDisk, err)
+				return "", nil, fmt.Errorf("read %s: %w", ramDisk, err)
 			}
-			return modules, nil
+			return version, modules, nil
 		}
 	}
-	return nil, errors.New("no kernel is found in /boot, on a file system that can be read")
+	return "", nil, errors.New("no kernel is found in /boot, on a file system that can be read")
 }
 
 // newest gives the version of the newest kernel among some files, and the name of its initial RAM disk; empty: it has
@@ -150,11 +149,11 @@ func newest(files []fs.DirEntry) (version, ramDisk string) {
 	return version, ""
 }
 
-// installed gives the modules in the directory of the kernel, and those that are built in; nil: there is none to be read.
-func (s *System) installed(volumes []volume) (modules, builtIn []string) {
+// installed gives the modules in the directory of a kernel, and those that are built in; nil: there is none to be read.
+func installed(volumes []volume, version string) (modules, builtIn []string) {
 	for _, v := range volumes {
 		for _, dir := range []string{"usr/lib/modules", "lib/modules"} {
-			f, err := v.Open(path.Join(dir, s.Version, "modules.dep"))
+			f, err := v.Open(path.Join(dir, version, "modules.dep"))
 			if err != nil {
 				continue
 			}
@@ -162,7 +161,7 @@ func (s *System) installed(volumes []volume) (modules, builtIn []string) {
 			if modules, err = moduleList(f); err != nil || modules == nil {
 				return nil, nil
 			}
-			if f, err := v.Open(path.Join(dir, s.Version, "modules.builtin")); err == nil {
+			if f, err := v.Open(path.Join(dir, version, "modules.builtin")); err == nil {
 				defer f.Close()
 				builtIn, _ = moduleList(f) // as far as it can be read
 			}
