@@ -13,7 +13,7 @@ SOAK ?= 30m
 SEED ?=
 
 # What is built leaves out a codec that nobody here speaks and that takes long to compile; gin brings it.
-export GOFLAGS := $(GOFLAGS) -tags=nomsgpack
+export GOFLAGS := $(filter-out -tags=nomsgpack,$(GOFLAGS)) -tags=nomsgpack
 
 # Tests; vet is a target of its own, part of check. The compiler spends a quarter less where it need not spare memory; what it
 # has made runs as anywhere.
@@ -124,7 +124,7 @@ $(LINT):
 
 # Routes against the contract, floors against imports, go.mod against the code.
 drift: deps ## what is generated or promised, against the code
-	go test -count=1 ./api/... .
+	$(run_tests) ./api/... .
 	go mod verify
 	go mod tidy -diff
 
@@ -160,11 +160,11 @@ smoke: deps ## fuzz every fuzz target for a moment
 # libguestfs, by which virt-v2v works, starts the kernel of the machine that it is on.
 convert: deps ## a real guest looked into, and converted by the real virt-v2v, for a replica on devices that it has no driver for
 	@hypervisors/kvm/lab/install.sh virt-v2v mmdebstrap $$(compgen -G '/boot/vmlinuz-*' >/dev/null || echo linux-image-cloud-amd64)
-	CONVERT=1 go test -count=1 -v -timeout 60m -run TestReal ./provisioning/linux
-	CONVERT=1 go test -count=1 -v -timeout 60m -run TestRealConversion ./hypervisors/kvm
+	CONVERT=1 $(run_tests) -v -timeout 60m -run TestReal ./provisioning/linux
+	CONVERT=1 $(run_tests) -v -timeout 60m -run TestRealConversion ./hypervisors/kvm
 
 faults: deps ## every fault of hosts, storage and connections on the lab, also those that wait for time limits
-	FAULTS=all go test -count=1 -timeout 60m -run TestFaults -v ./appliance
+	FAULTS=all $(run_tests) -timeout 60m -run TestFaults -v ./appliance
 
 clean: ## remove what was built, and what labs keep between runs
 	rm -rf bin ui/node_modules ui/dist/assets ui/dist/index.html "$${XDG_CACHE_HOME:-$$HOME/.cache}/understudy-lab"
