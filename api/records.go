@@ -40,38 +40,6 @@ const (
 	TestFailed Freshness = "failed" // the last one failed
 )
 
-// Severity of an alert.
-type Severity string
-
-// The severities.
-const (
-	SeverityCritical Severity = "critical" // data or recovery is in danger now
-	SeverityWarning  Severity = "warning"  // it will be, when nothing is done
-)
-
-// SeverityOf gives what a kind of alert means.
-func SeverityOf(kind string) Severity {
-	switch kind {
-	case AlertDriverMissing, AlertCycleFailing, AlertStorageLow, AlertCertificate:
-		return SeverityWarning
-	}
-	return SeverityCritical
-}
-
-// ActiveAlert is an alert with what it is about: a group, a host, or with neither the appliance itself.
-type ActiveAlert struct {
-	ID        string    `json:"id" doc:"The same from its beginning to its end"`
-	Kind      string    `json:"kind" doc:"mismatch, split-brain, diverged, stray, rpo-missed, cycle-failing, host-down, storage-low, certificate, driver-missing"`
-	Severity  Severity  `json:"severity" enum:"critical,warning"`
-	Since     time.Time `json:"since"`
-	Message   string    `json:"message"`
-	Hint      string    `json:"hint" doc:"What to do about it"`
-	Group     string    `json:"group,omitempty" doc:"Id of the group"`
-	GroupName string    `json:"groupName,omitempty"`
-	Host      string    `json:"host,omitempty" doc:"Id of the host"`
-	HostName  string    `json:"hostName,omitempty"`
-}
-
 // GroupQuery chooses groups.
 type GroupQuery struct {
 	Paging
