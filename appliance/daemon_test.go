@@ -19,6 +19,7 @@ import (
 
 	"understudy/api"
 	"understudy/api/client"
+	appliance "understudy/appliance"
 	"understudy/appliance/rig"
 	"understudy/hypervisors/kvm/lab"
 	"understudy/provisioning/linux"
@@ -33,7 +34,7 @@ var binary string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	if slices.Contains(os.Args, insideCommand) { // the victim looks inside a guest
+	if slices.Contains(os.Args, appliance.InsideCommand) { // the victim looks inside a guest
 		if err := linux.Child(os.Stdin, os.Stdout); err != nil {
 			return 1
 		}

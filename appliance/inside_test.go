@@ -9,12 +9,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	appliance "understudy/appliance"
 	"understudy/provisioning"
 	"understudy/provisioning/linux"
 )
-
-// insideCommand is what the program is called with then.
-const insideCommand = "look-inside"
 
 // The program itself is the process that reads what guests wrote.
 func TestLookInside(t *testing.T) {
@@ -31,7 +29,7 @@ func TestLookInside(t *testing.T) {
 	f, err := os.Open(image)
 	require.NoError(t, err)
 	defer f.Close()
-	s, err := linux.Apart(t.Context(), f, size, provisioning.LinuxModules(), binary, insideCommand)
+	s, err := linux.Apart(t.Context(), f, size, provisioning.LinuxModules(), binary, appliance.InsideCommand)
 	require.NoError(t, err)
 	require.Equal(t, linux.System{Version: "6.1.0", Early: []string{"ahci", "sd_mod"}, Later: []string{"ahci", "sd_mod", "vmxnet3"}, Whole: true}, s)
 }
